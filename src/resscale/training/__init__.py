@@ -1,0 +1,1 @@
+"""Training: classifier, optimizer, schedule, strategy, checkpoints, preemption, monitoring."""
