@@ -1,0 +1,113 @@
+"""One image on its way into a shard: told by its first bytes, checked, made smaller if asked."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+from PIL import Image, UnidentifiedImageError
+
+JPEG, PNG, WEBP = "jpg", "png", "webp"
+_PILLOW_FORMAT = {JPEG: "JPEG", PNG: "PNG", WEBP: "WEBP"}
+
+
+class BadSample(Exception):
+    """A sample cannot be used; the text is the reason, for `left_out.jsonl`."""
+
+
+@dataclass(frozen=True)
+class ImageRules:
+    """How images are stored.
+
+    Args:
+        check: "full" decodes each, "header" reads the header only, "none" trusts the source.
+        resize: shorter side in pixels that larger images are brought down to; None for never.
+        quality: JPEG and WebP quality of what is encoded anew, 1 to 100.
+        pixel_format: "jpg" or "png", for sources of raw gray pixels.
+    """
+
+    check: str = "full"
+    resize: int | None = None
+    quality: int = 95
+    pixel_format: str = JPEG
+
+
+def format_of(raw: bytes) -> str | None:
+    """Return "jpg", "png" or "webp" by the first bytes (names lie), None for anything else."""
+    if raw.startswith(b"\xff\xd8\xff"):
+        return JPEG
+    if raw.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PNG
+    if raw[:4] == b"RIFF" and raw[8:12] == b"WEBP":
+        return WEBP
+    return None
+
+
+def prepare_image(raw: bytes, rules: ImageRules) -> tuple[str, bytes]:
+    """Return the extension and the bytes to store: the very bytes given, wherever possible.
+
+    JPEG, PNG and WebP keep their bytes unless `resize` makes them smaller; other formats become
+    JPEG. EXIF orientation is not applied (as in training) and does not survive encoding anew.
+
+    Raises:
+        BadSample: empty, not an image, truncated or damaged.
+    """
+    if not raw:
+        raise BadSample("empty file")
+    kind = format_of(raw)
+    if kind and rules.check == "none" and rules.resize is None:
+        return kind, raw
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of odd EXIF and of very large images; both are packed as they are.
+            warnings.simplefilter("ignore")
+            return _checked(raw, kind, rules)
+    except MemoryError:
+        raise
+    except UnidentifiedImageError:
+        raise BadSample("not an image, or of a format that Pillow does not know") from None
+    except Exception as error:  # Pillow's readers raise whatever the damage leads them into
+        raise BadSample(f"{type(error).__name__}: {error}") from error
+
+
+def encode_pixels(raw: bytes, height: int, width: int, rules: ImageRules) -> tuple[str, bytes]:
+    """Return the extension and the image file of raw 8-bit gray pixels, row by row."""
+    image = Image.frombytes("L", (width, height), raw)
+    return rules.pixel_format, _encode(image, rules.pixel_format, rules.quality)
+
+
+def _checked(raw: bytes, kind: str | None, rules: ImageRules) -> tuple[str, bytes]:
+    with Image.open(io.BytesIO(raw)) as image:
+        too_large = rules.resize is not None and min(image.size) > rules.resize
+        if kind and not too_large:
+            if rules.check == "full":
+                image.load()
+            return kind, raw
+        image.load()
+        kind = kind or JPEG
+        picture = _in_storable_mode(image, kind)
+    if rules.resize is not None and too_large:
+        scale = rules.resize / min(picture.size)
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    return kind, _encode(picture, kind, rules.quality)
+
+
+def _in_storable_mode(image: Image.Image, kind: str) -> Image.Image:
+    if image.mode in ("1", "L"):
+        return image.convert("L")
+    if image.mode == "P" or image.has_transparency_data:
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if kind == JPEG or image.mode not in ("RGB", "RGBA", "I;16"):
+        return image.convert("RGB")
+    return image
+
+
+def _encode(image: Image.Image, kind: str, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    if kind == PNG:
+        image.save(buffer, _PILLOW_FORMAT[kind])
+    else:
+        image.save(buffer, _PILLOW_FORMAT[kind], quality=quality)
+    return buffer.getvalue()
