@@ -82,9 +82,7 @@ def pack_splits(
         if manifest is not None:
             packed.append(Packed(folder, manifest, _count_lines(folder / LEFT_OUT_NAME), 0.0))
             continue
-        on_start(
-            f"{plan.split.name}: {len(plan.rows):,} samples, {plan.num_shards:,} shards to {folder}"
-        )
+        on_start(f"Packing {plan.split.name}: {len(plan.rows):,} samples into {folder}")
         packed.append(_pack(plan, folder, command))
     return packed
 

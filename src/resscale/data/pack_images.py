@@ -24,13 +24,13 @@ class ImageRules:
         check: "full" decodes each, "header" reads the header only, "none" trusts the source.
         resize: shorter side in pixels that larger images are brought down to; None for never.
         quality: JPEG and WebP quality of what is encoded anew, 1 to 100.
-        pixel_format: "jpg" or "png", for sources of raw gray pixels.
+        format: "jpg" or "png", for sources of raw gray pixels.
     """
 
     check: str = "full"
     resize: int | None = None
     quality: int = 95
-    pixel_format: str = JPEG
+    format: str = JPEG
 
 
 def format_of(raw: bytes) -> str | None:
@@ -74,7 +74,7 @@ def prepare_image(raw: bytes, rules: ImageRules) -> tuple[str, bytes]:
 def encode_pixels(raw: bytes, height: int, width: int, rules: ImageRules) -> tuple[str, bytes]:
     """Return the extension and the image file of raw 8-bit gray pixels, row by row."""
     image = Image.frombytes("L", (width, height), raw)
-    return rules.pixel_format, _encode(image, rules.pixel_format, rules.quality)
+    return rules.format, _encode(image, rules.format, rules.quality)
 
 
 def _checked(raw: bytes, kind: str | None, rules: ImageRules) -> tuple[str, bytes]:

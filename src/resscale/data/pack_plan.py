@@ -36,7 +36,7 @@ class PackOptions:
             a shard to itself.
         resize: shorter side in pixels that larger images are brought down to; None for never.
         quality: JPEG and WebP quality of what is encoded anew, 1 to 100.
-        pixel_format: "jpg" or "png", for sources of raw gray pixels.
+        format: "jpg" or "png", for sources of raw gray pixels.
         check: "full", "header" or "none".
         seed: of the shuffle.
         limit: samples per split, taken after the shuffle; None for all.
@@ -47,7 +47,7 @@ class PackOptions:
     shard_mb: float = 256.0
     resize: int | None = None
     quality: int = 95
-    pixel_format: str = JPEG
+    format: str = JPEG
     check: str = "full"
     seed: int = 0
     limit: int | None = None
@@ -60,10 +60,10 @@ class PackOptions:
                 raise UserInputError(f"--{name} {value}: must be above 0.")
         if not 1 <= self.quality <= 100:
             raise UserInputError(f"--quality {self.quality}: must lie in 1 to 100.")
-        for name, choices in (("check", CHECKS), ("pixel_format", (JPEG, PNG))):
+        for name, choices in (("check", CHECKS), ("format", (JPEG, PNG))):
             if getattr(self, name) not in choices:
                 raise UserInputError(
-                    f"{name} {getattr(self, name)!r}: must be one of {', '.join(choices)}."
+                    f"--{name} {getattr(self, name)}: must be one of {', '.join(choices)}."
                 )
 
     @property

@@ -7,24 +7,38 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 LINE_INTERVAL_S = 10.0
 
 
 class PackProgress:
-    """Shows how many of `total` samples are done, on stderr; a context manager.
+    """Shows how many of `total` units are done, on stderr; a context manager.
 
     Args:
         label: what is worked on.
-        total: number of samples.
+        total: number of units.
         done: number of them that an earlier run has finished.
+        unit: what is counted, "samples" or "bytes".
         interval_s: seconds between two lines where there is no terminal.
     """
 
     def __init__(
-        self, label: str, total: int, done: int = 0, interval_s: float = LINE_INTERVAL_S
+        self,
+        label: str,
+        total: int,
+        done: int = 0,
+        unit: str = "samples",
+        interval_s: float = LINE_INTERVAL_S,
     ) -> None:
+        self._unit = unit
         self._label, self._total, self._done = label, total, done
         self._interval_s = interval_s
         self._begun_with = done
@@ -35,7 +49,7 @@ class PackProgress:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                MofNCompleteColumn(),
+                DownloadColumn() if unit == "bytes" else MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(),
                 console=console,
@@ -56,15 +70,15 @@ class PackProgress:
         if self._bar:
             self._bar.stop()
 
-    def advance(self, samples: int) -> None:
-        """Count `samples` more as done."""
-        self._done += samples
+    def advance(self, units: int) -> None:
+        """Count `units` more as done."""
+        self._done += units
         if self._bar:
             self._bar.update(self._task, completed=self._done, rate=self._rate())
         elif time.monotonic() - self._line_at >= self._interval_s and self._done < self._total:
             self._line_at = time.monotonic()
             print(
-                f"{self._label}: {self._done:,} of {self._total:,} samples, {self._rate()}",
+                f"{self._label}: {self._done:,} of {self._total:,} {self._unit}, {self._rate()}",
                 file=sys.stderr,
                 flush=True,
             )

@@ -98,7 +98,7 @@ def _split(name: str, images: Path, labels: Path, class_names: tuple[str, ...]) 
             f"{images.name} has the shape {pixels.shape}, {labels.name} {classes.shape}: "
             f"(n, height, width) and (n,) are needed. Download the pair again."
         )
-    num_classes = int(classes.max(initial=-1)) + 1
+    num_classes = int(classes.max()) + 1 if len(classes) else 0
     if class_names and len(class_names) < num_classes:
         raise DataFormatError(
             f"{labels.name} has labels up to {num_classes - 1}, but only {len(class_names)} class "

@@ -1,0 +1,255 @@
+"""What shards hold: counts, classes, sizes, how well they are mixed, and samples that are bad."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from resscale.data.manifest import Manifest
+from resscale.data.pack_pool import run_tasks
+from resscale.data.pack_progress import PackProgress
+from resscale.data.shard_index import ShardIndex
+
+Int64 = npt.NDArray[np.int64]
+
+_BYTES_PER_MB = 1_000_000
+_RUN = 256  # neighbours whose labels are compared: about what a shuffle window mixes
+_MOST_RUNS = 512
+_MOST_BAD = 20
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Facts of decoded images.
+
+    Args:
+        widths: pixels, int64 (n,).
+        heights: pixels, int64 (n,).
+        kinds: number of images by "format mode", such as "JPEG RGB".
+        bad: (shard name, key, reason) of those that cannot be decoded.
+    """
+
+    widths: Int64
+    heights: Int64
+    kinds: Counter[str]
+    bad: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How mixed the labels of neighbours are, in bits of entropy per run of `run` samples."""
+
+    run: int
+    bits: float
+    ideal_bits: float
+
+    @property
+    def fraction(self) -> float:
+        """Entropy found, over that of a perfect shuffle."""
+        return self.bits / self.ideal_bits if self.ideal_bits else 1.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that `resscale inspect` tells of a folder of shards."""
+
+    manifest: Manifest
+    sizes: Int64
+    decoded: Decoded
+    mixing: Mixing | None
+
+    @property
+    def bad(self) -> tuple[tuple[str, str, str], ...]:
+        """Samples that cannot be decoded, among those that were tried."""
+        return self.decoded.bad
+
+
+def inspect_shards(
+    location: str, check: bool = False, processes: int = 1, images: int = 256, seed: int = 0
+) -> Report:
+    """Read the manifest and the offset indices, and decode a sample of the images.
+
+    Args:
+        location: folder of shards, or its manifest.
+        check: decode all images.
+        processes: worker processes for that.
+        images: number of images decoded otherwise.
+        seed: of the choice among them.
+
+    Raises:
+        DataFormatError: no shards, no manifest, or a manifest that does not fit them.
+    """
+    manifest = Manifest.load(location)
+    manifest.check_sizes()
+    indices = [ShardIndex.load(manifest.index_path(n)) for n in range(len(manifest.shards))]
+    count = manifest.num_samples
+    rng = np.random.default_rng(seed)
+    chosen = np.arange(count) if check else np.sort(rng.permutation(count)[:images])
+    labels = np.concatenate([index.labels for index in indices])
+    return Report(
+        manifest=manifest,
+        sizes=np.concatenate([index.sizes for index in indices]),
+        decoded=_decode_all(manifest, chosen, processes if check else 1),
+        mixing=label_mixing(labels, seed) if len(labels) > 1 and labels.min() >= 0 else None,
+    )
+
+
+def label_mixing(labels: Int64, seed: int = 0) -> Mixing:
+    """Measure the entropy of labels among neighbours, and of the same labels shuffled.
+
+    Args:
+        labels: class of each sample in the order of the shards, int64 (n,), n > 1.
+        seed: of that shuffle.
+    """
+    run = max(2, min(_RUN, len(labels) // 8))
+    shuffled = np.random.default_rng(seed).permutation(labels)
+    return Mixing(run, _entropy_per_run(labels, run), _entropy_per_run(shuffled, run))
+
+
+def describe(report: Report) -> str:
+    """Return the report as text, a line per fact."""
+    rows = [
+        ("samples", _shard_text(report.manifest)),
+        ("classes", _class_text(report.manifest)),
+        ("bytes", _bytes_text(report)),
+        *_image_texts(report.decoded),
+        ("order", _order_text(report.mixing)),
+        ("source", _source_text(report.manifest)),
+        ("bad", _bad_text(report)),
+    ]
+    lines = [f"{name:<9}{text}" for name, text in rows]
+    lines += [f"  {shard}: {key}: {reason}" for shard, key, reason in report.bad[:_MOST_BAD]]
+    if len(report.bad) > _MOST_BAD:
+        lines.append(f"  and {len(report.bad) - _MOST_BAD} more")
+    return "\n".join([report.manifest.root, *lines])
+
+
+def decode_shard(task: tuple[Path, Path, Int64]) -> Decoded:
+    """Decode rows of one shard; the task is (shard, its index, rows)."""
+    path, index_path, rows = task
+    index = ShardIndex.load(index_path)
+    widths, heights, kinds, bad = [], [], Counter[str](), []
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd EXIF and very large images are no damage
+        for row in rows.tolist():
+            file.seek(int(index.offsets[row]))
+            raw = file.read(int(index.sizes[row]))
+            try:
+                with Image.open(io.BytesIO(raw)) as image:
+                    image.load()
+                    kinds[f"{image.format} {image.mode}"] += 1
+                    widths.append(image.width)
+                    heights.append(image.height)
+            except Exception as error:  # Pillow raises whatever the damage leads it into
+                reason = "not an image" if "identify" in str(error) else str(error)
+                bad.append((path.name, index.keys[row].decode(), reason))
+    return Decoded(np.array(widths, np.int64), np.array(heights, np.int64), kinds, tuple(bad))
+
+
+def _decode_all(manifest: Manifest, chosen: Int64, processes: int) -> Decoded:
+    starts = np.concatenate([[0], np.cumsum(manifest.shard_sizes)])
+    cuts = np.searchsorted(chosen, starts)
+    tasks = [
+        (manifest.shard_path(n), manifest.index_path(n), chosen[cuts[n] : cuts[n + 1]] - starts[n])
+        for n in range(len(manifest.shards))
+        if cuts[n + 1] > cuts[n]
+    ]
+    parts = []
+    with PackProgress("decode", len(chosen)) as progress:
+        for part in run_tasks(decode_shard, tasks, max(1, min(processes, len(tasks)))):
+            parts.append(part)
+            progress.advance(len(part.widths) + len(part.bad))
+    return Decoded(
+        widths=np.concatenate([part.widths for part in parts]) if parts else np.zeros(0, np.int64),
+        heights=np.concatenate([part.heights for part in parts])
+        if parts
+        else np.zeros(0, np.int64),
+        kinds=sum((part.kinds for part in parts), Counter[str]()),
+        bad=tuple(sorted(bad for part in parts for bad in part.bad)),
+    )
+
+
+def _entropy_per_run(labels: Int64, run: int) -> float:
+    starts = np.arange(len(labels) // run) * run
+    if len(starts) > _MOST_RUNS:
+        starts = starts[np.linspace(0, len(starts) - 1, _MOST_RUNS).astype(np.int64)]
+    entropies = []
+    for start in starts:
+        counts = np.unique(labels[start : start + run], return_counts=True)[1]
+        shares = counts / run
+        entropies.append(-float((shares * np.log2(shares)).sum()))
+    return float(np.mean(entropies))
+
+
+def _shard_text(manifest: Manifest) -> str:
+    sizes = manifest.shard_sizes
+    shards = f"{len(sizes):,} shard{'' if len(sizes) == 1 else 's'}"
+    return f"{manifest.num_samples:,} in {shards} of {sizes.min():,} to {sizes.max():,}"
+
+
+def _class_text(manifest: Manifest) -> str:
+    counts = np.array(manifest.class_counts, np.int64)
+    if not counts.sum():
+        return "no labels"
+    names = dict(enumerate(manifest.classes))
+    low, high = int(counts.argmin()), int(counts.argmax())
+    text = (
+        f"{manifest.num_classes:,}; samples per class: min {counts[low]:,} "
+        f"({names.get(low, low)}), median {np.median(counts):,.0f}, max {counts[high]:,} "
+        f"({names.get(high, high)})"
+    )
+    if missing := manifest.num_classes - int((counts > 0).sum()):
+        return f"{text}; {missing:,} without any"
+    return f"{text}; imbalance {counts[high] / counts[low]:.2f}"
+
+
+def _bytes_text(report: Report) -> str:
+    low, middle, high = np.quantile(report.sizes, [0, 0.5, 1])
+    return (
+        f"{report.manifest.num_bytes / _BYTES_PER_MB:,.1f} MB; per image: min {low:,.0f}, "
+        f"median {middle:,.0f}, max {high:,.0f}"
+    )
+
+
+def _image_texts(decoded: Decoded) -> list[tuple[str, str]]:
+    if not len(decoded.widths):
+        return []
+    rows = []
+    for name, pixels in (("width", decoded.widths), ("height", decoded.heights)):
+        low, five, middle, most, high = np.quantile(pixels, [0, 0.05, 0.5, 0.95, 1])
+        text = f"{low:.0f} | {five:.0f} | {middle:.0f} | {most:.0f} | {high:.0f}"
+        rows.append((name, f"{text}  pixels: min | 5% | median | 95% | max"))
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in decoded.kinds.most_common())
+    return [*rows, ("images", f"{kinds}, of {len(decoded.widths):,} decoded")]
+
+
+def _order_text(mixing: Mixing | None) -> str:
+    if mixing is None:
+        return "no labels to judge by"
+    verdict = "shuffled" if mixing.fraction > 0.95 else "partly sorted by class"
+    if mixing.fraction < 0.5:
+        verdict = "sorted by class: pack again, or train with a full shuffle"
+    return (
+        f"{mixing.bits:.2f} of {mixing.ideal_bits:.2f} bits of label entropy in runs of "
+        f"{mixing.run} neighbours ({mixing.fraction:.0%}): {verdict}"
+    )
+
+
+def _source_text(manifest: Manifest) -> str:
+    text = str(manifest.source.get("command", "unknown"))
+    if left_out := manifest.source.get("left_out"):
+        text += f"; {left_out:,} samples left out, see left_out.jsonl"
+    return text
+
+
+def _bad_text(report: Report) -> str:
+    tried = len(report.decoded.widths) + len(report.bad)
+    text = f"{len(report.bad) or 'none'} of {tried:,} decoded"
+    return text if tried == report.manifest.num_samples else f"{text} (--check decodes all)"
