@@ -63,7 +63,7 @@ def index_shards(
 
     Args:
         shards: the shards in order, all in one folder.
-        classes: names by label; empty where none are known.
+        classes: names by label; empty to keep those of a manifest that is there.
         processes: worker processes.
         force: replace a manifest that another command wrote.
 
@@ -72,8 +72,9 @@ def index_shards(
         DataFormatError: a shard is damaged, has no image for a sample, or labels that do not fit.
     """
     folder = shards[0].parent
-    if not force:
-        _refuse_other_manifest(folder)
+    old = _old_manifest(folder)
+    if old is not None and not force:
+        _require_own(old)
     found: dict[str, _Indexed] = {}
     total_bytes = sum(path.stat().st_size for path in shards)
     with PackProgress("index", total_bytes, unit="bytes") as progress:
@@ -81,6 +82,8 @@ def index_shards(
             found[indexed.info.name] = indexed
             progress.advance(indexed.info.bytes)
     results = [found[path.name] for path in shards]
+    # Names that an earlier manifest knew are kept: the shards themselves hold numbers only.
+    classes = classes or (old.classes if old is not None else ())
     manifest = Manifest(
         classes=classes,
         shards=tuple(result.info for result in results),
@@ -187,17 +190,19 @@ def _expand(pattern: str) -> list[Path]:
     return found
 
 
-def _refuse_other_manifest(folder: Path) -> None:
-    if not (folder / MANIFEST_NAME).is_file():
-        return
+def _old_manifest(folder: Path) -> Manifest | None:
     try:
-        command = Manifest.load(folder).source.get("command")
+        return Manifest.load(folder)
     except DataFormatError:
-        return  # damaged or of another version: this is how it is mended
+        return None  # none, or one that cannot be read: this is how it is mended
+
+
+def _require_own(manifest: Manifest) -> None:
+    command = manifest.source.get("command")
     if command != COMMAND:
         raise UserInputError(
-            f"{folder / MANIFEST_NAME} was written by {command or 'another tool'} and knows more "
-            f"than an index does. Keep it (--verify checks it), or replace it: --force"
+            f"{Path(manifest.root) / MANIFEST_NAME} was written by {command or 'another tool'} and "
+            f"knows more than an index does. Keep it (--verify checks it), or replace it: --force"
         )
 
 

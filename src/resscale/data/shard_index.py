@@ -58,7 +58,7 @@ class ShardIndex:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return cls(arrays["keys"], arrays["offsets"], arrays["sizes"], arrays["labels"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise DataFormatError(
                 f"{path} is not a readable shard index ({error}). "
                 f"Make it anew: resscale index '{Path(path).parent}/*.tar'"

@@ -1,0 +1,117 @@
+"""The manifest: written and read back, and each way in which shards can differ from it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resscale.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, index_name, sha256_of
+from resscale.errors import DataFormatError
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    shards = []
+    for number, samples in enumerate((3, 2)):
+        path = tmp_path / f"t-{number}.tar"
+        path.write_bytes(bytes([number]) * 100)
+        (tmp_path / index_name(path.name)).write_bytes(b"index")
+        shards.append(ShardInfo(path.name, samples, 100, sha256_of(path)))
+    made = Manifest(("a", "b"), tuple(shards), (4, 1), {"command": "test"}, str(tmp_path))
+    made.save(tmp_path)
+    return made
+
+
+def test_what_is_saved_is_loaded(manifest: Manifest, tmp_path: Path) -> None:
+    assert Manifest.load(tmp_path) == manifest
+    assert Manifest.load(tmp_path / MANIFEST_NAME) == manifest
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_derived_numbers(manifest: Manifest, tmp_path: Path) -> None:
+    assert manifest.num_samples == 5  # 3 + 2
+    assert manifest.num_bytes == 200  # 2 shards of 100
+    assert manifest.num_classes == 2
+    np.testing.assert_array_equal(manifest.shard_sizes, [3, 2])
+    assert manifest.shard_path(1) == tmp_path / "t-1.tar"
+    assert manifest.index_path(1) == tmp_path / "t-1.index.npz"
+
+
+def test_unnamed_labels_count_as_classes() -> None:
+    assert Manifest(("a",), (), (1, 0, 2)).num_classes == 3
+
+
+def test_fingerprint_changes_with_the_shards_only(manifest: Manifest) -> None:
+    same = Manifest(manifest.classes, manifest.shards, manifest.class_counts, {}, "/elsewhere")
+    fewer = Manifest(manifest.classes, manifest.shards[:1], manifest.class_counts)
+    assert same.fingerprint == manifest.fingerprint
+    assert fewer.fingerprint != manifest.fingerprint
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataFormatError, match="there is no such folder"):
+        Manifest.load(tmp_path / "nothing")
+
+
+def test_folder_without_shards(tmp_path: Path) -> None:
+    with pytest.raises(DataFormatError, match=r"it holds no \.tar file"):
+        Manifest.load(tmp_path)
+
+
+def test_shards_without_manifest_name_the_command_that_mends_it(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").touch()
+    with pytest.raises(DataFormatError, match=r"no manifest\.json\. Make it: resscale index"):
+        Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 1}', "\xff"])
+def test_damaged_manifest(tmp_path: Path, text: str) -> None:
+    (tmp_path / MANIFEST_NAME).write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataFormatError, match="is not a resscale manifest"):
+        Manifest.load(tmp_path)
+
+
+def test_manifest_of_another_version(manifest: Manifest, tmp_path: Path) -> None:
+    raw = json.loads((tmp_path / MANIFEST_NAME).read_text())
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps(raw | {"format_version": 9}))
+    with pytest.raises(DataFormatError, match="format_version 9; this resscale reads 1"):
+        Manifest.load(tmp_path)
+
+
+def test_sizes_that_agree_pass(manifest: Manifest) -> None:
+    manifest.check_sizes()
+
+
+@pytest.mark.parametrize(("size", "word"), [(99, "truncated"), (101, "changed")])
+def test_shard_of_another_size(manifest: Manifest, size: int, word: str) -> None:
+    manifest.shard_path(1).write_bytes(bytes(size))
+    with pytest.raises(DataFormatError, match=f"has {size} bytes, its manifest says 100: {word}"):
+        manifest.check_sizes()
+
+
+def test_missing_shard_and_missing_index(manifest: Manifest) -> None:
+    manifest.index_path(0).unlink()
+    with pytest.raises(DataFormatError, match=r"t-0\.index\.npz is missing"):
+        manifest.check_sizes()
+    manifest.shard_path(0).unlink()
+    with pytest.raises(DataFormatError, match=r"t-0\.tar is missing, the manifest lists it"):
+        manifest.check_sizes()
+
+
+def test_manifest_without_samples() -> None:
+    with pytest.raises(DataFormatError, match="lists no samples"):
+        Manifest((), (), ()).check_sizes()
+
+
+def test_labels_outside_the_model(manifest: Manifest) -> None:
+    manifest.check_labels(2)
+    with pytest.raises(DataFormatError, match=r"1 samples have labels from 1 to 1.*num_classes 2"):
+        manifest.check_labels(1)
+
+
+def test_checksums(manifest: Manifest) -> None:
+    assert manifest.wrong_checksums() == []
+    manifest.shard_path(1).write_bytes(bytes(100))  # the same size, other bytes
+    assert manifest.wrong_checksums() == ["t-1.tar"]
+    assert manifest.wrong_checksums([0]) == []
