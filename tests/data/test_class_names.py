@@ -28,5 +28,5 @@ def test_unusable_names(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(DataFormatError, match="--classes .* cannot be read"):
+    with pytest.raises(DataFormatError, match=r"--classes .* cannot be read"):
         read_class_names(str(tmp_path / "none"))

@@ -7,9 +7,10 @@ from pathlib import Path
 from resscale.errors import DataFormatError
 
 _FASHION_MNIST = (
-    "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
-KNOWN_NAMES = {"fashion-mnist": tuple(_FASHION_MNIST)}
+KNOWN_NAMES = {"fashion-mnist": _FASHION_MNIST}
 
 
 def read_class_names(file: str | None) -> tuple[str, ...]:

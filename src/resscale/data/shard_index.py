@@ -126,8 +126,8 @@ def build_shard_index(path: str | os.PathLike[str]) -> ShardIndex:
         for key, members in _group_by_key(scan_tar(path)):
             if key in seen:
                 raise DataFormatError(
-                    f"{path}: key {key!r} stands in two places; a WebDataset sample's files must be "
-                    f"neighbours and its key unique. Write the shard again, sorted by name."
+                    f"{path}: key {key!r} stands in two places; a WebDataset sample's files must "
+                    f"be neighbours and its key unique. Write the shard again, sorted by name."
                 )
             seen.add(key)
             image = next((members[e] for e in IMAGE_EXTENSIONS if e in members), None)

@@ -1,0 +1,85 @@
+"""What inspect tells, on shards whose facts are known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resscale.data.index_shards import expand_shards, index_shards
+from resscale.data.inspect import describe, inspect_shards, label_mixing
+from resscale.errors import DataFormatError
+
+
+@pytest.fixture
+def shards(foreign_shards: Path) -> Path:
+    index_shards(expand_shards([str(foreign_shards)]), ("cat", "dog", "newt"))
+    return foreign_shards
+
+
+def damage(shards: Path) -> None:
+    """Overwrite the beginning of the second shard's first image."""
+    path = shards / "part-0001.tar"
+    raw = bytearray(path.read_bytes())
+    start = raw.index(b"\xff\xd8\xff")
+    raw[start : start + 100] = bytes(100)
+    path.write_bytes(raw)
+
+
+def test_facts(shards: Path, jpegs: tuple[bytes, ...]) -> None:
+    report = inspect_shards(str(shards), check=True)
+    assert sorted(report.sizes.tolist()) == sorted(len(raw) for raw in jpegs)
+    assert sorted(report.decoded.widths.tolist()) == [96 + 4 * n for n in range(12)]
+    assert sorted(report.decoded.heights.tolist()) == [80 + 2 * n for n in range(12)]
+    assert report.decoded.kinds == {"JPEG RGB": 12}
+    text = describe(report)
+    assert "samples  12 in 3 shards of 4 to 4" in text
+    assert "min 4 (cat), median 4, max 4 (cat); imbalance 1.00" in text
+    assert "width    96 | " in text
+    assert "JPEG RGB 12, of 12 decoded" in text
+    assert "source   resscale index" in text
+    assert "bad      none of 12 decoded" in text
+
+
+def test_default_decodes_a_sample(shards: Path) -> None:
+    report = inspect_shards(str(shards), images=5)
+    assert len(report.decoded.widths) == 5
+    assert "none of 5 decoded (--check decodes all)" in describe(report)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_bad_samples_are_listed(shards: Path, processes: int) -> None:
+    damage(shards)
+    report = inspect_shards(str(shards), check=True, processes=processes)
+    assert [(shard, key) for shard, key, _ in report.bad] == [("part-0001.tar", "sample004")]
+    assert "bad      1 of 12 decoded\n  part-0001.tar: sample004: not an image" in describe(report)
+
+
+def test_order_sorted_by_class_is_told(shards: Path) -> None:
+    labels = np.repeat(np.arange(100), 50)
+    sorted_order = label_mixing(labels)
+    assert sorted_order.run == 256
+    assert sorted_order.fraction < 0.5  # about 6 of 100 classes in a run: 2.4 of 6.3 bits
+    shuffled = label_mixing(np.random.default_rng(1).permutation(labels))
+    assert shuffled.fraction == pytest.approx(1, abs=0.02)
+    assert label_mixing(np.zeros(10, np.int64)).fraction == 1
+    assert "sorted by class: pack again" in describe(inspect_shards(str(shards)))
+
+
+def test_shards_without_labels(tmp_path: Path, write_tar, jpegs: tuple[bytes, ...]) -> None:
+    path = write_tar(tmp_path / "a.tar", [("x.jpg", jpegs[0]), ("y.jpg", jpegs[1])])
+    index_shards([path])
+    text = describe(inspect_shards(str(tmp_path)))
+    assert "classes  no labels" in text
+    assert "order    no labels to judge by" in text
+
+
+def test_classes_without_samples_are_told(shards: Path) -> None:
+    index_shards(expand_shards([str(shards)]), ("cat", "dog", "newt", "owl"))
+    assert "; 1 without any" in describe(inspect_shards(str(shards)))
+
+
+def test_damaged_shards_are_refused(shards: Path) -> None:
+    path = shards / "part-0001.tar"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataFormatError, match="truncated"):
+        inspect_shards(str(shards))
