@@ -1,0 +1,80 @@
+"""Turns the option parser's errors into one sentence: value, rule, nearest valid name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from resscale.errors import nearest
+
+_UNKNOWN = (
+    re.compile(r"unrecognized arguments: --(?P<key>[^\s=]+)"),
+    re.compile(r"Group '(?P<group>[^']+)' does not accept option '(?P<key>[^']+)'"),
+    re.compile(r"Option '(?P<key>[^']+)' is not accepted"),
+)
+_MISSING_FILE = re.compile(r"File does not exist: '(?P<path>[^']+)'")
+_LITERAL = re.compile(r'key "(?P<key>[^"]+)".*Literal\[(?P<choices>[^\]]+)\]. Got value: (?P<value>.*)', re.S)
+_TYPE = re.compile(r"key \"(?P<key>[^\"]+)\".*Expected an? (?P<type>.+?)\. Got value: (?P<value>.*)", re.S)
+_UNION = re.compile(r'key "(?P<key>[^"]+)".*Subtypes: \[(?P<types>.*?)\]\n.*Given value: (?P<value>.*)', re.S)
+_TYPE_NAMES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "NoneType": "null",
+    "dict": "a mapping",
+}
+
+
+def explain_parser_error(text: str, options: Iterable[str]) -> str:
+    """Return a parser's message as a user would want to read it.
+
+    Args:
+        text: what the parser says.
+        options: the dotted names of all options.
+    """
+    for pattern in _UNKNOWN:
+        if found := pattern.search(text):
+            parts = found.groupdict()
+            key = f"{parts['group']}.{parts['key']}" if parts.get("group") else parts["key"]
+            return f"{key!r} is not an option.{_nearest_option(key, options)}"
+    if found := _MISSING_FILE.search(text):
+        return _missing_config(found["path"])
+    if found := _LITERAL.search(text):
+        choices = [choice.strip(" '\"") for choice in found["choices"].split(",")]
+        value = found["value"].strip()
+        return (
+            f"{found['key']}={value} is not one of {', '.join(choices)}.{nearest(value, choices)}"
+        )
+    for pattern, group in ((_TYPE, "type"), (_UNION, "types")):
+        if found := pattern.search(text):
+            value = found["value"].strip()
+            return f"{found['key']}={value} is not valid; it must be {_types(found[group])}."
+    if "Problems parsing config" in text:
+        return f"the configuration is not valid YAML: {' '.join(text.split()[3:])}."
+    return " ".join(text.split())
+
+
+def _nearest_option(key: str, options: Iterable[str]) -> str:
+    """Suggest an option: the whole dotted name, or one that ends in the name given."""
+    names = list(options)
+    if found := nearest(key, names):
+        return found
+    leaf = key.rpartition(".")[2]
+    same = [name for name in names if name.rpartition(".")[2] == leaf]
+    if same:
+        return f" Did you mean {same[0]!r}?"
+    groups = {name.partition(".")[0] for name in names}
+    return nearest(key.partition(".")[0], groups) or " See --help_all for all options."
+
+
+def _missing_config(path: str) -> str:
+    folder = Path(path).parent
+    beside = [str(file) for file in sorted(folder.glob("*.y*ml"))] if folder.is_dir() else []
+    return f"there is no file {path}.{nearest(path, beside)}"
+
+
+def _types(text: str) -> str:
+    names = re.findall(r"<class '(?:\w+\.)*(\w+)'>", text) or [text.strip()]
+    return " or ".join(dict.fromkeys(_TYPE_NAMES.get(name, name) for name in names))

@@ -1,0 +1,280 @@
+"""The LightningDataModule: what the user says of the data, and the loaders that follow from it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+
+from resscale.data.augment import CenterCrop, Crop, PadCrop, RandomResizedCrop
+from resscale.data.batching import (
+    BatchPlan,
+    evaluation_slices,
+    plan_batches,
+    steps_of_limited_epoch,
+)
+from resscale.data.builtin import resolve
+from resscale.data.dataset import Batch, BatchRequest, ShardDataset
+from resscale.data.loader import EvaluationLoader, StartMethod, TrainLoader, WorkerOptions
+from resscale.data.manifest import MANIFEST_NAME, Manifest
+from resscale.data.order import DEFAULT_WINDOW, EpochOrder, Shuffle
+from resscale.data.samples import FileSamples, Samples, ShardSamples, find_images
+from resscale.errors import DataFormatError, UserInputError
+
+TrainCrop = Literal["random_resized", "pad", "center"]
+
+
+class ShardDataModule(LightningDataModule):
+    """Streams WebDataset shards in an order that is the same for any number of ranks and workers.
+
+    Args:
+        train: folder of training shards (with its manifest), or `builtin:digits/train`.
+        val: folder of validation shards.
+        test: folder of test shards.
+        predict: folder of shards, folder of images, or one image to predict.
+        global_batch_size: samples per optimizer step over all ranks.
+        micro_batch_size: samples per forward pass of a rank, and so per BatchNorm batch; the rest
+            is accumulated. None: the rank's whole share.
+        eval_batch_size: samples per evaluation pass of a rank. None: the micro-batch's.
+        image_size: side of the training crop, pixels.
+        train_crop: "random_resized" (ImageNet), "pad" (CIFAR: shifted by up to `pad` pixels) or
+            "center" (none).
+        scale: share of the image's area that a random_resized crop covers.
+        pad: largest shift of a "pad" crop, pixels.
+        flip: mirror half of the training images, on the device.
+        eval_size: side of the evaluation crop, pixels. None: image_size.
+        eval_resize: shorter side before the evaluation crop, pixels. None: eval_size × 256 / 224
+            for random_resized, else eval_size.
+        channels: 3 for RGB, 1 for grey.
+        shuffle: "full", "window" or "none"; see `EpochOrder`.
+        window: samples per shuffle window.
+        partitions: runs of shards that nodes keep to; see `EpochOrder`.
+        seed: names the order and the augmentation.
+        num_workers: reading processes per rank. None: the rank's share of the CPU cores less one.
+        start_method: how reading processes start.
+        max_bad_fraction: share of damaged samples past which training ends with exit code 70.
+        log_sample_ids: write the ids of each consumed batch to `<run_dir>/samples/`.
+    """
+
+    def __init__(
+        self,
+        train: str | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        predict: str | None = None,
+        global_batch_size: int = 256,
+        micro_batch_size: int | None = None,
+        eval_batch_size: int | None = None,
+        image_size: int = 224,
+        train_crop: TrainCrop = "random_resized",
+        scale: tuple[float, float] = (0.08, 1.0),
+        pad: int = 4,
+        flip: bool = True,
+        eval_size: int | None = None,
+        eval_resize: int | None = None,
+        channels: Literal[1, 3] = 3,
+        shuffle: Shuffle = "window",
+        window: int = DEFAULT_WINDOW,
+        partitions: int = 1,
+        seed: int = 0,
+        num_workers: int | None = None,
+        start_method: StartMethod = "forkserver",
+        max_bad_fraction: float = 0.001,
+        log_sample_ids: bool = False,
+    ) -> None:
+        super().__init__()
+        self.locations = {"train": train, "val": val, "test": test, "predict": predict}
+        self.global_batch_size = global_batch_size
+        self.micro_batch_size = micro_batch_size
+        self.eval_batch_size = eval_batch_size
+        self.channels = channels
+        self.flip = flip
+        self.shuffle: Shuffle = shuffle
+        self.window = window
+        self.partitions = partitions
+        self.seed = seed
+        self.num_workers = num_workers
+        self.start_method: StartMethod = start_method
+        self.max_bad_fraction = max_bad_fraction
+        self.log_sample_ids = log_sample_ids
+        self.samples_seen = 0
+        self.train_crop = _train_crop(train_crop, image_size, scale, pad)
+        size = eval_size or image_size
+        default_resize = round(size * 256 / 224) if train_crop == "random_resized" else size
+        self.eval_crop = CenterCrop(size, eval_resize or default_resize)
+        self._manifests: dict[str, Manifest] = {}
+        self._train_loader: TrainLoader | None = None
+
+    def manifest(self, split: str) -> Manifest:
+        """Return the checked manifest of "train", "val", "test" or "predict".
+
+        Raises:
+            UserInputError: no shards are named for it, or they are not what the manifest says.
+        """
+        if split not in self._manifests:
+            location = self.locations[split]
+            if location is None:
+                raise UserInputError(
+                    f"data.{split} is not set: name a folder of shards with --data.{split} FOLDER."
+                )
+            manifest = Manifest.load(resolve(location))
+            manifest.check_sizes()
+            if split != "predict":
+                _check_labelled(manifest, split)
+            self._manifests[split] = manifest
+        return self._manifests[split]
+
+    def samples(self, split: str) -> Samples:
+        """Return the encoded samples of a split; for "predict" they may be plain image files."""
+        location = self.locations[split]
+        if split == "predict" and location is not None:
+            path = Path(resolve(location)).expanduser()
+            if path.name != MANIFEST_NAME and not (path / MANIFEST_NAME).is_file():
+                return FileSamples(find_images(location))
+        return ShardSamples(self.manifest(split))
+
+    def order(self) -> EpochOrder:
+        """Return the training order of epoch 0.
+
+        Raises:
+            UserInputError: fewer samples than one global batch.
+        """
+        manifest = self.manifest("train")
+        order = EpochOrder(
+            manifest.shard_sizes,
+            global_batch_size=self.global_batch_size,
+            seed=self.seed,
+            shuffle=self.shuffle,
+            window=self.window,
+            partitions=self.partitions,
+        )
+        if order.num_steps == 0:
+            raise UserInputError(
+                f"global_batch_size={self.global_batch_size} is more than the "
+                f"{manifest.num_samples} training samples in {manifest.root}; "
+                f"choose {manifest.num_samples} or less."
+            )
+        return order
+
+    def plan(self, world_size: int) -> BatchPlan:
+        """Return micro-batch and accumulation for so many ranks."""
+        return plan_batches(self.global_batch_size, self.micro_batch_size, world_size)
+
+    def steps_per_epoch(self) -> int:
+        """Return the optimizer steps that training takes of each epoch."""
+        limit = self.trainer.limit_train_batches if self.trainer is not None else None
+        accumulate = self.plan(self._ranks()[1]).accumulate
+        return steps_of_limited_epoch(self.order().num_steps, accumulate, limit)
+
+    def check(self, splits: tuple[str, ...], num_classes: int, world_size: int) -> None:
+        """Find everything that is wrong with the data before a process or a GPU is taken.
+
+        Raises:
+            UserInputError: the first fault found.
+        """
+        for split in splits:
+            if split == "predict":
+                self.samples("predict")
+            else:
+                self.manifest(split).check_labels(num_classes)
+        if "train" in splits:
+            self.plan(world_size)
+            self.order()
+
+    def train_dataloader(self) -> TrainLoader:
+        """Build this rank's training loader; it begins behind `samples_seen`."""
+        rank, world_size = self._ranks()
+        dataset = ShardDataset(
+            self.manifest("train"),
+            self.train_crop,
+            channels=self.channels,
+            seed=self.seed,
+            flip=self.flip,
+            replace_bad=True,
+        )
+        loader = TrainLoader(
+            dataset,
+            self.order(),
+            self.plan(world_size),
+            rank,
+            self._workers(),
+            self.samples_seen,
+            self.steps_per_epoch(),
+        )
+        self._train_loader = loader
+        return loader
+
+    def val_dataloader(self) -> EvaluationLoader:
+        """Build this rank's validation loader."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> EvaluationLoader:
+        """Build this rank's test loader."""
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> EvaluationLoader:
+        """Build this rank's prediction loader."""
+        return self._evaluation_loader("predict")
+
+    def consume(self, samples_seen: int) -> None:
+        """Note that training has gone past so many samples; the next epoch begins there."""
+        self.samples_seen = samples_seen
+        if self._train_loader is not None:
+            self._train_loader.samples_seen = samples_seen
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds that training has waited for batches so far."""
+        return self._train_loader.wait_s if self._train_loader is not None else 0.0
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Move what the model needs; ids stay on the host, where they are counted and logged."""
+        moved = batch.copy()
+        for name in ("image", "label", "flip"):
+            moved[name] = batch[name].to(device, non_blocking=True)
+        return moved
+
+    def _evaluation_loader(self, split: str) -> EvaluationLoader:
+        rank, world_size = self._ranks()
+        samples = self.samples(split)
+        size = self.eval_batch_size or self.plan(world_size).micro_batch_size
+        size = min(size, -(-len(samples) // world_size))
+        requests = [
+            BatchRequest(np.arange(start, stop, dtype=np.int64), size=size)
+            for start, stop in evaluation_slices(len(samples), size, rank, world_size)
+        ]
+        dataset = ShardDataset(samples, self.eval_crop, channels=self.channels, seed=self.seed)
+        return EvaluationLoader(dataset, requests, self._workers())
+
+    def _ranks(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def _workers(self) -> WorkerOptions:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        local_ranks = self.trainer.num_devices if self.trainer is not None else 1
+        share = len(os.sched_getaffinity(0)) // max(1, local_ranks)
+        workers = max(0, share - 1) if self.num_workers is None else self.num_workers
+        return WorkerOptions(workers, self.start_method, pin_memory=on_gpu)
+
+
+def _check_labelled(manifest: Manifest, what: str) -> None:
+    unlabelled = manifest.num_samples - sum(manifest.class_counts)
+    if unlabelled:
+        raise DataFormatError(
+            f"{manifest.root}: {unlabelled} of {manifest.num_samples} samples have no .cls label, "
+            f"so they cannot be data.{what}; data.predict takes them."
+        )
+
+
+def _train_crop(kind: TrainCrop, size: int, scale: tuple[float, float], pad: int) -> Crop:
+    if kind == "random_resized":
+        return RandomResizedCrop(size, tuple(scale))
+    return PadCrop(size, pad) if kind == "pad" else CenterCrop(size, size)

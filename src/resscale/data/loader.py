@@ -1,0 +1,210 @@
+"""Loaders over batch requests: torch's DataLoader runs the processes, the order decides the rest."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterator, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from resscale.data.batching import BatchPlan
+from resscale.data.dataset import Batch, BatchRequest, ShardDataset
+from resscale.data.order import EpochOrder
+from resscale.errors import ResscaleError
+
+StartMethod = Literal["fork", "forkserver", "spawn"]
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """How batches are read: processes per rank, how they start, batches each keeps ready."""
+
+    num_workers: int = 0
+    start_method: StartMethod = "forkserver"
+    prefetch_factor: int = 4
+    pin_memory: bool = False
+
+
+class TrainLoader:
+    """Yields this rank's micro-batches, epoch after epoch, from any sample on.
+
+    Args:
+        dataset: reads batches.
+        order: the run's order, of any epoch.
+        plan: micro-batch, world size and accumulation.
+        rank: this process's rank.
+        options: worker processes.
+        samples_seen: global samples already trained on; the first epoch begins behind them.
+        steps_per_epoch: steps that training takes of each epoch; None: all of them.
+    """
+
+    def __init__(
+        self,
+        dataset: ShardDataset,
+        order: EpochOrder,
+        plan: BatchPlan,
+        rank: int,
+        options: WorkerOptions,
+        samples_seen: int = 0,
+        steps_per_epoch: int | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.order = order
+        self.plan = plan
+        self.rank = rank
+        self.samples_seen = samples_seen
+        self.steps_per_epoch = steps_per_epoch or order.num_steps
+        self.wait_s = 0.0
+        self._requests = _Requests(self)
+        self._loader = build_loader(dataset, self._requests, options)
+
+    def __len__(self) -> int:
+        """Micro-batches of this rank in a whole epoch."""
+        return self.order.num_steps * self.plan.accumulate
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator: Lightning calls iter() to probe the loader, and nothing may start by that.
+        batches = iter(self._loader)
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self.wait_s += time.perf_counter() - started
+            if batch is None:
+                return
+            yield raise_errors(batch)
+
+    def start_of_epoch(self) -> tuple[int, int]:
+        """Return (epoch, step) that the next iteration begins with."""
+        steps, rest = divmod(self.samples_seen, self.plan.global_batch_size)
+        assert rest == 0, "samples_seen is counted in whole global batches"
+        return divmod(steps, self.steps_per_epoch)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return what a resumed loader needs: one number, the same on every rank."""
+        return {"samples_seen": self.samples_seen}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue behind `state`'s samples."""
+        self.samples_seen = state["samples_seen"]
+
+
+class _Requests:
+    """A sampler over one epoch's requests; evaluated here, in the rank's own process."""
+
+    def __init__(self, owner: TrainLoader) -> None:
+        self.owner = owner
+
+    def __iter__(self) -> Iterator[BatchRequest]:
+        plan, rank = self.owner.plan, self.owner.rank
+        epoch, first_step = self.owner.start_of_epoch()
+        order = self.owner.order.at_epoch(epoch)
+        for step in range(first_step, order.num_steps):
+            share = order.rank_batch(step, rank, plan.world_size)
+            for start in range(0, len(share), plan.micro_batch_size):
+                ids = share[start : start + plan.micro_batch_size]
+                yield BatchRequest(ids, epoch=epoch, step=step)
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+
+class EvaluationLoader:
+    """Yields a fixed list of requests, in order.
+
+    Args:
+        dataset: reads batches.
+        requests: this rank's batches.
+        options: worker processes.
+    """
+
+    def __init__(
+        self, dataset: ShardDataset, requests: Sequence[BatchRequest], options: WorkerOptions
+    ) -> None:
+        self.dataset = dataset
+        self.requests = requests
+        self._loader = build_loader(dataset, requests, options)
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            yield raise_errors(batch)
+
+
+class _ErrorsAsValues(Dataset[Any]):
+    """Hands our own errors over as values: torch would bury the message in a worker's traceback."""
+
+    def __init__(self, dataset: ShardDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, request: BatchRequest) -> Batch | ResscaleError:
+        try:
+            return self.dataset.read_batch(request)
+        except ResscaleError as error:
+            return error
+
+
+def raise_errors(batch: Batch | ResscaleError) -> Batch:
+    """Raise what a worker handed over as an error; return a batch as it is."""
+    if isinstance(batch, ResscaleError):
+        raise batch
+    return batch
+
+
+def build_loader(
+    dataset: ShardDataset, requests: Sized, options: WorkerOptions
+) -> DataLoader[Batch | ResscaleError]:
+    """Build a DataLoader that reads one request at a time, in their order."""
+    workers: dict[str, Any] = {}
+    if options.num_workers:
+        context = multiprocessing.get_context(options.start_method)
+        if options.start_method == "forkserver":
+            context.set_forkserver_preload(["resscale.data.dataset"])
+        workers = {
+            "num_workers": options.num_workers,
+            "multiprocessing_context": context,
+            "prefetch_factor": options.prefetch_factor,
+            "persistent_workers": True,
+            "worker_init_fn": _leave_signals_to_the_rank,
+        }
+    return DataLoader(
+        _ErrorsAsValues(dataset),
+        sampler=cast(Any, requests),
+        batch_size=None,
+        collate_fn=_as_it_is,
+        pin_memory=options.pin_memory,
+        # A generator of its own: drawing the workers' seed must not move the global one.
+        generator=torch.Generator(),
+        **workers,
+    )
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End reading processes that are still there when this one leaves.
+
+    multiprocessing would send SIGTERM, which they ignore, and wait for them for ever.
+    """
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
+def _as_it_is(batch: Any) -> Any:  # noqa: ANN401 - whatever the dataset returns
+    return batch
+
+
+def _leave_signals_to_the_rank(worker_id: int) -> None:
+    """Ignore what SLURM or a terminal sends to the whole process group.
+
+    The rank finishes its step and saves; it needs its workers until then, and ends them itself.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)

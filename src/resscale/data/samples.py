@@ -1,0 +1,157 @@
+"""Where encoded samples come from: the shards of a manifest, or plain image files."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from resscale.data.manifest import Manifest
+from resscale.data.permutation import Int64
+from resscale.data.shard_index import IMAGE_EXTENSIONS, NO_LABEL, ShardIndex
+from resscale.data.store import ShardStore
+from resscale.errors import DataFormatError, UserInputError
+
+# Indices of so many shards are kept: about 20 bytes a sample, so 160 MB at 1,000 a shard.
+_KEPT_INDICES = 8192
+
+
+class Samples(Protocol):
+    """Encoded images by id, from 0 up."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        ...
+
+    def read(self, sample: int) -> tuple[bytes, int]:
+        """Return the encoded image and its label (-1 where it has none)."""
+        ...
+
+    def key(self, sample: int) -> str:
+        """Return the sample's name."""
+        ...
+
+    def origin(self, sample: int) -> str:
+        """Return the shard or folder that the sample lies in."""
+        ...
+
+
+class ShardSamples:
+    """The samples of a manifest, read at random by offset.
+
+    Args:
+        manifest: the shards.
+        store: reads byte ranges of them.
+    """
+
+    def __init__(self, manifest: Manifest, store: ShardStore | None = None) -> None:
+        self.manifest = manifest
+        self.store = store or ShardStore()
+        self._ends = np.cumsum(manifest.shard_sizes)
+        self._indices: OrderedDict[int, ShardIndex] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self.manifest.num_samples
+
+    def read(self, sample: int) -> tuple[bytes, int]:
+        """Return the encoded image and its label.
+
+        Raises:
+            DataFormatError: the shard or its index is damaged.
+        """
+        shard, index, position = self._locate(sample)
+        path = self.manifest.shard_path(shard)
+        data = self.store.read(path, int(index.offsets[position]), int(index.sizes[position]))
+        return data, int(index.labels[position])
+
+    def labels(self, ids: Int64) -> Int64:
+        """Return the labels of some ids without reading the images: int64 (n,)."""
+        found = np.empty(len(ids), dtype=np.int64)
+        for row, sample in enumerate(ids.tolist()):
+            _, index, position = self._locate(sample)
+            found[row] = index.labels[position]
+        return found
+
+    def key(self, sample: int) -> str:
+        """Return the WebDataset key."""
+        _, index, position = self._locate(sample)
+        return bytes(index.keys[position]).decode()
+
+    def origin(self, sample: int) -> str:
+        """Return the shard's path."""
+        return str(self.manifest.shard_path(self._locate(sample)[0]))
+
+    def _locate(self, sample: int) -> tuple[int, ShardIndex, int]:
+        if not 0 <= sample < len(self):
+            raise IndexError(f"sample {sample} is outside 0 to {len(self) - 1}")
+        shard = int(np.searchsorted(self._ends, sample, side="right"))
+        index = self._indices.pop(shard, None)
+        if index is None:
+            index = self._load_index(shard)
+            if len(self._indices) >= _KEPT_INDICES:
+                self._indices.popitem(last=False)
+        self._indices[shard] = index
+        return shard, index, sample - int(self._ends[shard] - len(index))
+
+    def _load_index(self, shard: int) -> ShardIndex:
+        path = self.manifest.index_path(shard)
+        index = ShardIndex.load(path)
+        if len(index) != self.manifest.shards[shard].samples:
+            raise DataFormatError(
+                f"{path} lists {len(index)} samples, the manifest "
+                f"{self.manifest.shards[shard].samples}. "
+                f"Make both anew: resscale index '{self.manifest.root}/*.tar'"
+            )
+        return index
+
+
+class FileSamples:
+    """Plain image files, without labels; the key is the path.
+
+    Args:
+        paths: the files.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, sample: int) -> tuple[bytes, int]:
+        """Return the file's bytes and -1."""
+        try:
+            return self.paths[sample].read_bytes(), NO_LABEL
+        except OSError as error:
+            raise DataFormatError(
+                f"{self.paths[sample]} cannot be read ({error.strerror})."
+            ) from error
+
+    def key(self, sample: int) -> str:
+        """Return the path."""
+        return str(self.paths[sample])
+
+    def origin(self, sample: int) -> str:
+        """Return the folder."""
+        return str(self.paths[sample].parent)
+
+
+def find_images(location: str) -> list[Path]:
+    """Return an image file, or the image files below a folder, sorted.
+
+    Raises:
+        UserInputError: there is none.
+    """
+    path = Path(location).expanduser()
+    endings = {f".{extension}" for extension in IMAGE_EXTENSIONS}
+    files = [path] if path.is_file() else sorted(path.rglob("*"))
+    found = [file for file in files if file.suffix.lower() in endings and file.is_file()]
+    if not found:
+        raise UserInputError(
+            f"{location} holds neither shards with a manifest nor images "
+            f"({', '.join(sorted(endings))}); name a folder or a file that does."
+        )
+    return found

@@ -1,0 +1,202 @@
+"""The LightningModule: an image classifier over any network of the family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
+
+from resscale.data.dataset import IGNORED, Batch
+from resscale.data.permutation import mix_key
+from resscale.models import create_model
+from resscale.training.evaluation import Evaluation
+from resscale.training.optim import OptimizerConfig, build_optimizer
+from resscale.training.schedule import ScheduleConfig, lr_at
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_STOCHASTIC = 21
+
+
+class ImageClassifier(LightningModule):
+    """Trains a network on `resscale.data` batches with cross entropy.
+
+    Args:
+        model: name of a network (`resscale.list_models()`), or a module giving logits.
+        num_classes: number of classes.
+        in_channels: image channels.
+        model_options: further options of `create_model`.
+        optimizer: the optimizer.
+        schedule: the learning rate's course.
+        label_smoothing: share of the target spread over all classes (Szegedy et al. 2015, sec. 7).
+        mean: per channel, of pixels in 0 to 1; subtracted on the device.
+        std: per channel; divided by on the device.
+        channels_last: keep weights and activations in channels_last memory, the faster layout.
+        global_batch_size: samples per optimizer step over all ranks; scales the learning rate.
+        seed: names the run's stochastic layers (dropout, stochastic depth).
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module = "resnet50",
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        model_options: dict[str, Any] | None = None,
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
+        schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008 - frozen
+        label_smoothing: float = 0.0,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+        channels_last: bool = True,
+        global_batch_size: int = 256,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if isinstance(model, str):
+            model = create_model(model, num_classes, in_channels, **(model_options or {}))
+        self.model = model
+        if channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.optimizer_config = optimizer
+        self.schedule_config = schedule
+        self.label_smoothing = label_smoothing
+        self.channels_last = channels_last
+        self.global_batch_size = global_batch_size
+        self.seed = seed
+        # (x / 255 - mean) / std as one multiply and one add; not persistent: weights files stay
+        # those of the network alone.
+        scale = torch.tensor([1.0 / (255.0 * s) for s in std]).view(-1, 1, 1)
+        shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(-1, 1, 1)
+        self.register_buffer("pixel_scale", scale, persistent=False)
+        self.register_buffer("pixel_shift", shift, persistent=False)
+        self.pixel_scale: Tensor
+        self.pixel_shift: Tensor
+        self._evaluation: Evaluation | None = None
+        # Sums over the micro-batches since the last take: loss × n, correct, n.
+        self._sums: Tensor | None = None
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable parameters of the network."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, num_classes) of prepared images (N, C, H, W)."""
+        logits: Tensor = self.model(images)
+        return logits
+
+    def prepare(self, image: Tensor, flip: Tensor | None = None) -> Tensor:
+        """Mirror the marked rows and normalise: uint8 (N, C, H, W) becomes float32."""
+        if flip is not None:
+            image = torch.where(flip.view(-1, 1, 1, 1), image.flip(-1), image)
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        pixels = image.to(torch.float32, memory_format=layout)
+        return torch.addcmul(self.pixel_shift, pixels, self.pixel_scale)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Key stochastic layers by the micro-batch, so that ranks and restarts do not matter."""
+        torch.manual_seed(
+            mix_key(self.seed, _STOCHASTIC, batch["epoch"], int(batch["id"][0])) >> 1
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the mean loss of a micro-batch."""
+        logits = self(self.prepare(batch["image"], batch["flip"]))
+        label = batch["label"]
+        loss = functional.cross_entropy(
+            logits, label, ignore_index=IGNORED, label_smoothing=self.label_smoothing
+        )
+        with torch.no_grad():
+            rows = torch.full((), float(len(label)), device=logits.device)
+            correct = (logits.argmax(dim=1) == label).sum()
+            sums = torch.stack([loss.detach().float() * rows, correct.float(), rows])
+            # No .item() here: the sums are read when they are logged, not at each step.
+            self._sums = sums if self._sums is None else self._sums + sums
+        return loss
+
+    def take_sums(self) -> Tensor:
+        """Return (loss × n, correct, n) since the last call, float64 (3,) on the host."""
+        sums = torch.zeros(3) if self._sums is None else self._sums
+        self._sums = None
+        return sums.double().cpu()
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to count."""
+        self._evaluation = Evaluation(self.num_classes, self.device)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Score a batch."""
+        assert self._evaluation is not None
+        logits = self(self.prepare(batch["image"]))
+        self._evaluation.update(logits.float(), batch["label"], batch["id"], len(batch["bad"]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss, top-1 and top-5 over all ranks."""
+        self._finish_evaluation("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Begin to count."""
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Score a batch."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log loss, top-1 and top-5 over all ranks."""
+        self._finish_evaluation("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Return the five likeliest classes, int64 (N, 5), and their probabilities (N, 5)."""
+        logits = self(self.prepare(batch["image"])).float()
+        top = logits.softmax(dim=1).topk(min(5, self.num_classes), dim=1)
+        return top.indices, top.values
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer, and a schedule evaluated at each optimizer step."""
+        optimizer = build_optimizer(self.model, self.optimizer_config, self.global_batch_size)
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        epochs = self.trainer.max_epochs or 1
+        steps_per_epoch = max(1, total_steps // max(1, epochs))
+
+        def factor(step: int) -> float:
+            return lr_at(
+                step,
+                self.schedule_config,
+                base_lr=1.0,
+                steps_per_epoch=steps_per_epoch,
+                total_steps=total_steps,
+            )
+
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"},
+        }
+
+    def _finish_evaluation(self, stage: str) -> None:
+        assert self._evaluation is not None
+        expected = _expected_samples(self, stage)
+        result = self._evaluation.compute(self.all_gather, expected)
+        self._evaluation = None
+        # logger=False: the monitor writes the row, with the step it belongs to.
+        self.log_dict(
+            {f"{stage}/{name}": value for name, value in result.items()}, logger=False
+        )
+
+
+def _expected_samples(module: ImageClassifier, stage: str) -> int | None:
+    """Return how many samples this evaluation must visit; None where it was cut short by a flag."""
+    trainer = module.trainer
+    if trainer.sanity_checking:
+        return None
+    loaders = trainer.test_dataloaders if stage == "test" else trainer.val_dataloaders
+    batches = trainer.num_test_batches if stage == "test" else trainer.num_val_batches
+    whole = loaders is not None and sum(batches) == len(loaders)
+    return len(loaders.dataset) if whole and hasattr(loaders, "dataset") else None

@@ -1,0 +1,151 @@
+"""Writes the run directory: the metrics table, the summary, the sample log."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from resscale.data.dataset import Batch
+from resscale.errors import Preempted, TrainingStopped
+from resscale.training.monitor import Monitor
+from resscale.training.position import Position
+from resscale.training.rundir import RunDir, append_line
+
+
+class MetricsTable(Logger):
+    """A Lightning logger that appends to `metrics.csv`, over restarts too.
+
+    Args:
+        run: the run directory.
+    """
+
+    def __init__(self, run: RunDir) -> None:
+        super().__init__()
+        self.run = run
+
+    @property
+    def name(self) -> str:
+        """Name of the logger."""
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        """The run's id."""
+        return self.run.path.name
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append a row, if it has any of the table's values."""
+        if any("/" in name or name == "lr" for name in metrics):
+            self.run.append_metrics({**metrics, "step": step})
+
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any  # noqa: ANN401
+    ) -> None:
+        """Nothing to do: `config.yaml` holds them."""
+
+
+class SampleLog(Callback):
+    """Writes the ids of each consumed batch to `samples/rank-<r>.jsonl`."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int  # noqa: ANN401
+    ) -> None:
+        """Append one line."""
+        line = {"epoch": batch["epoch"], "step": batch["step"], "ids": batch["id"].tolist()}
+        path = RunDir(trainer.default_root_dir).samples(trainer.global_rank)
+        append_line(path, json.dumps(line))
+
+
+class Recorder(Callback):
+    """Keeps `summary.json` true from the first step to the end, however the run ends.
+
+    Args:
+        monitor: knows the newest values.
+        command: the command line of this process.
+        resumed_from: the checkpoint that training goes on from, if any.
+    """
+
+    def __init__(self, monitor: Monitor, command: str, resumed_from: Path | None = None) -> None:
+        self.monitor = monitor
+        self.command = command
+        self.resumed_from = resumed_from
+        self._best_top1: float | None = None
+        self._bad_before = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Cut the run directory back to the checkpoint, and say that the run is under way."""
+        run = RunDir(trainer.default_root_dir)
+        if trainer.is_global_zero:
+            before = run.read_summary()
+            if self.resumed_from is not None:
+                self._bad_before = int(before.get("bad_samples", 0))
+                self._best_top1 = before.get("best_val_top1")
+                position = Position.of(trainer)
+                step = trainer.global_step % position.steps_per_epoch
+                run.cut_back(position.epoch, step, trainer.global_step)
+                run.append_event("resumed", path=str(self.resumed_from), step=trainer.global_step)
+            self._write(trainer, pl_module, "running")
+        # No rank may log a sample before the old logs are cut back.
+        trainer.strategy.barrier("recorder")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the accuracy."""
+        if not trainer.sanity_checking and trainer.is_global_zero:
+            top1 = self.monitor.latest.get("val/top1")
+            if top1 is not None:
+                self._best_top1 = max(top1, self._best_top1 or 0.0)
+            if trainer.state.fn == "fit":
+                self._write(trainer, pl_module, "running")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the run is done."""
+        if trainer.is_global_zero:
+            self._write(trainer, pl_module, "done")
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Note how the run ended."""
+        if not trainer.is_global_zero or trainer.state.fn != "fit":
+            return
+        status = "failed"
+        if isinstance(exception, Preempted):
+            status = "preempted"
+        elif isinstance(exception, TrainingStopped):
+            status = "stopped"
+        self._write(trainer, pl_module, status, reason=str(exception) or repr(exception))
+
+    def _write(
+        self, trainer: Trainer, pl_module: LightningModule, status: str, **more: str
+    ) -> None:
+        run = RunDir(trainer.default_root_dir)
+        latest = self.monitor.latest
+        before = run.read_summary()
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        facts = {
+            "status": status,
+            "epoch": trainer.current_epoch,
+            "global_step": trainer.global_step,
+            "samples_seen": trainer.global_step * data.global_batch_size,
+            "val_top1": latest.get("val/top1", before.get("val_top1")),
+            "val_top5": latest.get("val/top5", before.get("val_top5")),
+            "best_val_top1": self._best_top1,
+            "images_per_s": self.monitor.images_per_s,
+            "num_parameters": pl_module.num_parameters,
+            "world_size": trainer.world_size,
+            "command": self.command,
+            "resumed_from": str(self.resumed_from) if self.resumed_from else None,
+            "bad_samples": self._bad_before + self.monitor.bad_samples,
+            **more,
+        }
+        run.write_summary(facts)
+        if status != "running":
+            run.append_event("ended", status=status, step=trainer.global_step)

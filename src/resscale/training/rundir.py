@@ -1,0 +1,151 @@
+"""The run directory: what a run leaves behind, and how it is cut back to a checkpoint.
+
+```
+runs/<run-id>/
+  config.yaml  metrics.csv  summary.json  events.jsonl  tensorboard/  checkpoints/  samples/
+```
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+METRIC_COLUMNS = (
+    "epoch",
+    "step",
+    "train/loss",
+    "train/top1",
+    "val/loss",
+    "val/top1",
+    "val/top5",
+    "val/ema_top1",
+    "lr",
+    "images_per_s",
+    "data_wait",
+)
+
+
+class RunDir:
+    """Paths and appends of one run; safe to open again after a restart.
+
+    Args:
+        path: the directory.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """The metrics table."""
+        return self.path / "metrics.csv"
+
+    @property
+    def summary(self) -> Path:
+        """The run's state and result."""
+        return self.path / "summary.json"
+
+    @property
+    def events(self) -> Path:
+        """The ledger: one JSON object a line."""
+        return self.path / "events.jsonl"
+
+    @property
+    def config(self) -> Path:
+        """The effective configuration."""
+        return self.path / "config.yaml"
+
+    def samples(self, rank: int) -> Path:
+        """A rank's log of consumed sample ids."""
+        return self.path / "samples" / f"rank-{rank}.jsonl"
+
+    def append_event(self, event: str, **facts: Any) -> None:  # noqa: ANN401 - JSON values
+        """Add a line to the ledger."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        append_line(self.events, json.dumps({"time": stamp, "event": event, **facts}))
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add a row to the metrics table; columns the table does not have are left out."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        fresh = not self.metrics.exists()
+        with self.metrics.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if fresh:
+                writer.writerow(METRIC_COLUMNS)
+            writer.writerow([_short(row.get(column)) for column in METRIC_COLUMNS])
+
+    def read_summary(self) -> dict[str, Any]:
+        """Return the summary, empty where there is none yet."""
+        try:
+            found: dict[str, Any] = json.loads(self.summary.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+        return found
+
+    def write_summary(self, facts: Mapping[str, Any]) -> None:
+        """Replace the summary in one step."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = self.summary.with_suffix(".json.tmp")
+        temporary.write_text(json.dumps(dict(facts), indent=1) + "\n")
+        temporary.replace(self.summary)
+
+    def cut_back(self, epoch: int, step_in_epoch: int, global_step: int) -> None:
+        """Drop what was written behind a checkpoint: it is about to be trained again.
+
+        A killed run has logged steps that its newest checkpoint does not hold; kept, they would
+        stand twice in the history.
+        """
+
+        def sample_holds(line: str) -> bool:
+            entry = json.loads(line)
+            return (entry["epoch"], entry["step"]) < (epoch, step_in_epoch)
+
+        for file in sorted((self.path / "samples").glob("rank-*.jsonl")):
+            _keep_lines(file, sample_holds)
+        if self.metrics.exists():
+            column = METRIC_COLUMNS.index("step")
+
+            def row_holds(line: str) -> bool:
+                cell = next(csv.reader([line]))[column]
+                return not cell.isdigit() or int(cell) <= global_step
+
+            _keep_lines(self.metrics, row_holds)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line with a single write, so that ranks can share a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, (line + "\n").encode())
+    finally:
+        os.close(descriptor)
+
+
+def _keep_lines(path: Path, keep: Callable[[str], bool]) -> None:
+    """Rewrite a file without the lines that `keep` refuses; a torn line goes too."""
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if keep(line):
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError, StopIteration, IndexError):
+            continue
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(line + "\n" for line in kept))
+    temporary.replace(path)
+
+
+def _short(value: Any) -> Any:  # noqa: ANN401 - CSV cells
+    return f"{value:.9g}" if isinstance(value, float) else value
