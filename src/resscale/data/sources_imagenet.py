@@ -41,6 +41,7 @@ from resscale.errors import DataFormatError, UserInputError
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"
 VAL_TAR = "ILSVRC2012_img_val.tar"
+_BLOCK = tarfile.BLOCKSIZE
 _WNID = re.compile(r"n\d{8}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -92,18 +93,22 @@ def scan_inner_tar(path: Path, outer: TarMember) -> list[TarMember]:
         DataFormatError: the inner tar is damaged or ends too early.
     """
     members = []
-    end = outer.offset
+    end, limit = outer.offset, outer.offset + outer.size
     try:
         # A small buffer: only headers are read, each far from the next.
         with path.open("rb", buffering=4096) as file:
             file.seek(outer.offset)
             with tarfile.TarFile(fileobj=file) as archive:
                 for member in archive:
-                    end = member.offset_data + member.size
-                    if end > outer.offset + outer.size:
+                    end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+                    if end > limit:
                         raise tarfile.ReadError("it ends in the middle of an image")
                     if member.isreg():
                         members.append(TarMember(member.name, member.offset_data, member.size))
+            # Behind the last whole image, a cut tar looks complete but for its closing zeros.
+            file.seek(end)
+            if end + _BLOCK > limit or file.read(_BLOCK) != bytes(_BLOCK):
+                raise tarfile.ReadError("its end-of-archive marker is missing")
     except (tarfile.TarError, EOFError) as error:
         raise DataFormatError(
             f"{path} is damaged: {outer.name} in it is not a whole tar ({error}; up to byte {end} "
