@@ -1,0 +1,55 @@
+"""What all tests share: one thread a process, small real data, subprocesses that cannot linger."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# Before torch is imported anywhere: several processes on two cores must not fight for them.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Pack the built-in data into a folder of this test session, not into the user's."""
+    before = os.environ.get("RESSCALE_CACHE")
+    os.environ["RESSCALE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["RESSCALE_CACHE"]
+    else:
+        os.environ["RESSCALE_CACHE"] = before
+
+
+@pytest.fixture
+def resscale(tmp_path: Path) -> Run:
+    """Run the real command in a process of its own, in an empty folder; return what it said."""
+
+    def run(*arguments: str, cwd: Path = tmp_path, timeout_s: float = 240) -> (
+        subprocess.CompletedProcess[str]
+    ):
+        return subprocess.run(
+            [sys.executable, "-m", "resscale", *arguments],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+
+    return run
