@@ -120,14 +120,22 @@ def _add_source(sources: argparse._SubParsersAction[Parser], kind: str, text: st
         parser.add_argument("source", metavar="SOURCE", help="folder of the data set")
     parser.add_argument("out", metavar="OUT", help="folder for the splits' folders of shards")
     add = parser.add_argument
-    add("--samples_per_shard", type=int, default=1000, metavar="N", help="at most (%(default)s)")
+    add(
+        "--samples_per_shard",
+        type=_positive,
+        default=1000,
+        metavar="N",
+        help="at most (%(default)s)",
+    )
     add("--shard_mb", type=float, default=256.0, metavar="MB", help="at most, of source (256)")
     add("--seed", type=int, default=0, help="of the shuffle of all splits (%(default)s)")
-    add("--limit", type=int, metavar="N", help="samples per split, taken after the shuffle")
-    add("--processes", type=int, metavar="N", help="workers (one per CPU core)")
+    add("--limit", type=_positive, metavar="N", help="samples per split, taken after the shuffle")
+    add("--processes", type=_positive, metavar="N", help="workers (one per CPU core)")
     add("--quiet", action="store_true", help="print the summary only")
     if kind in ("imagenet", "imagefolder"):
-        add("--resize", type=int, metavar="PIXELS", help="bring the shorter side down to this")
+        add(
+            "--resize", type=_positive, metavar="PIXELS", help="bring the shorter side down to this"
+        )
         add("--quality", type=int, default=95, help="JPEG quality of resized images (%(default)s)")
         add(
             "--check",
@@ -147,7 +155,7 @@ def _add_source(sources: argparse._SubParsersAction[Parser], kind: str, text: st
 
 
 def _pack_options(arguments: argparse.Namespace) -> PackOptions:
-    from resscale.data.pack_plan import PackOptions, default_processes
+    from resscale.data.pack_plan import PackOptions
 
     return PackOptions(
         samples_per_shard=arguments.samples_per_shard,
@@ -158,7 +166,7 @@ def _pack_options(arguments: argparse.Namespace) -> PackOptions:
         check=getattr(arguments, "check", "full"),
         seed=arguments.seed,
         limit=arguments.limit,
-        processes=arguments.processes if arguments.processes is not None else default_processes(),
+        processes=_processes(arguments),
     )
 
 
@@ -210,9 +218,8 @@ def run_index(argv: list[str]) -> int:
         return arguments
     from resscale.data.class_names import read_class_names
     from resscale.data.index_shards import expand_shards, folder_of, index_shards, verify_shards
-    from resscale.data.pack_plan import default_processes
 
-    processes = arguments.processes or default_processes()
+    processes = _processes(arguments)
     if arguments.verify:
         manifest = verify_shards(folder_of(arguments.shards), processes)
         print(f"{manifest.root}: all {len(manifest.shards):,} shards are as the manifest says")
@@ -245,7 +252,9 @@ def index_parser() -> Parser:
     parser.add_argument(
         "--force", action="store_true", help="replace a manifest of another command"
     )
-    parser.add_argument("--processes", type=int, metavar="N", help="workers (one per CPU core)")
+    parser.add_argument(
+        "--processes", type=_positive, metavar="N", help="workers (one per CPU core)"
+    )
     return parser
 
 
@@ -261,9 +270,8 @@ def run_inspect(argv: list[str]) -> int:
         return arguments
     from resscale.data.contact_sheet import write_contact_sheet
     from resscale.data.inspect import describe, inspect_shards
-    from resscale.data.pack_plan import default_processes
 
-    processes = arguments.processes or default_processes()
+    processes = _processes(arguments)
     report = inspect_shards(
         arguments.shards, arguments.check, processes, arguments.images, arguments.seed
     )
@@ -285,10 +293,14 @@ def inspect_parser() -> Parser:
     parser = _parser("inspect", "Show what shards hold.", _INSPECT_EXAMPLES)
     parser.add_argument("shards", metavar="SHARDS", help="folder of shards, or its manifest.json")
     parser.add_argument("--check", action="store_true", help="decode all samples, list bad ones")
-    parser.add_argument("--images", type=int, default=256, help="decode so many (%(default)s)")
+    parser.add_argument(
+        "--images", type=_positive, default=256, help="decode so many (%(default)s)"
+    )
     parser.add_argument("--out", metavar="PNG", help="the contact sheet (in this folder)")
     parser.add_argument("--seed", type=int, default=0, help="of what is sampled (%(default)s)")
-    parser.add_argument("--processes", type=int, metavar="N", help="workers (one per CPU core)")
+    parser.add_argument(
+        "--processes", type=_positive, metavar="N", help="workers (one per CPU core)"
+    )
     return parser
 
 
@@ -308,6 +320,22 @@ def _parse(parser: Parser, argv: list[str]) -> argparse.Namespace | int:
         return parser.parse_args(argv)
     except SystemExit as leaving:
         return int(leaving.code or 0)
+
+
+def _processes(arguments: argparse.Namespace) -> int:
+    from resscale.data.pack_plan import default_processes
+
+    return int(arguments.processes or default_processes())
+
+
+def _positive(text: str) -> int:
+    """Read a whole number above 0, as an argument's type."""
+    if (number := int(text)) <= 0:
+        raise argparse.ArgumentTypeError(f"{text}: must be above 0")
+    return number
+
+
+_positive.__name__ = "int"  # what argparse calls a value that is no number
 
 
 def _count(number: int, thing: str) -> str:
