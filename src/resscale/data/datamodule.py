@@ -220,12 +220,6 @@ class ShardDataModule(LightningDataModule):
         """Build this rank's prediction loader."""
         return self._evaluation_loader("predict")
 
-    def consume(self, samples_seen: int) -> None:
-        """Note that training has gone past so many samples; the next epoch begins there."""
-        self.samples_seen = samples_seen
-        if self._train_loader is not None:
-            self._train_loader.samples_seen = samples_seen
-
     @property
     def wait_s(self) -> float:
         """Seconds that training has waited for batches so far."""

@@ -21,7 +21,8 @@ Int64 = npt.NDArray[np.int64]
 
 _BYTES_PER_MB = 1_000_000
 _RUN = 256  # neighbours whose labels are compared: about what a shuffle window mixes
-_MOST_RUNS = 512
+_MOST_RUNS = 256
+_SHUFFLES = 12
 _MOST_BAD = 20
 
 
@@ -44,16 +45,30 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Mixing:
-    """How mixed the labels of neighbours are, in bits of entropy per run of `run` samples."""
+    """How mixed the labels of neighbours are.
+
+    Args:
+        run: neighbours whose labels are compared.
+        bits: entropy of the labels in a run, mean over runs.
+        ideal_bits: the same of these labels shuffled, mean over shuffles.
+        spread_bits: standard deviation of that over shuffles.
+    """
 
     run: int
     bits: float
     ideal_bits: float
+    spread_bits: float
 
     @property
     def fraction(self) -> float:
         """Entropy found, over that of a perfect shuffle."""
         return self.bits / self.ideal_bits if self.ideal_bits else 1.0
+
+    @property
+    def is_shuffled(self) -> bool:
+        """Whether the order cannot be told from a shuffle, or is within 2% of it."""
+        tolerance = max(0.02 * self.ideal_bits, 4 * self.spread_bits)
+        return self.bits >= self.ideal_bits - tolerance
 
 
 @dataclass(frozen=True)
@@ -104,13 +119,17 @@ def inspect_shards(
 def label_mixing(labels: Int64, seed: int = 0) -> Mixing:
     """Measure the entropy of labels among neighbours, and of the same labels shuffled.
 
+    In small sets a shuffle's own chance matters, hence several.
+
     Args:
         labels: class of each sample in the order of the shards, int64 (n,), n > 1.
-        seed: of that shuffle.
+        seed: of the shuffles.
     """
     run = max(2, min(_RUN, len(labels) // 8))
-    shuffled = np.random.default_rng(seed).permutation(labels)
-    return Mixing(run, _entropy_per_run(labels, run), _entropy_per_run(shuffled, run))
+    rng = np.random.default_rng(seed)
+    ideal = [_entropy_per_run(rng.permutation(labels), run) for _ in range(_SHUFFLES)]
+    bits = _entropy_per_run(labels, run)
+    return Mixing(run, bits, float(np.mean(ideal)), float(np.std(ideal)))
 
 
 def describe(report: Report) -> str:
@@ -233,7 +252,7 @@ def _image_texts(decoded: Decoded) -> list[tuple[str, str]]:
 def _order_text(mixing: Mixing | None) -> str:
     if mixing is None:
         return "no labels to judge by"
-    verdict = "shuffled" if mixing.fraction > 0.95 else "partly sorted by class"
+    verdict = "shuffled" if mixing.is_shuffled else "partly sorted by class"
     if mixing.fraction < 0.5:
         verdict = "sorted by class: pack again, or train with a full shuffle"
     return (

@@ -61,8 +61,9 @@ class TrainLoader:
         self.samples_seen = samples_seen
         self.steps_per_epoch = steps_per_epoch or order.num_steps
         self.wait_s = 0.0
-        self._requests = _Requests(self)
-        self._loader = build_loader(dataset, self._requests, options)
+        # Lightning tells the epoch to whatever a loader has by the name of sampler.
+        self.sampler = _Requests(self)
+        self._loader = build_loader(dataset, self.sampler, options)
 
     def __len__(self) -> int:
         """Micro-batches of this rank in a whole epoch."""
@@ -112,6 +113,12 @@ class _Requests:
 
     def __len__(self) -> int:
         return len(self.owner)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin at an epoch's first sample, unless the owner stands in the middle of that epoch."""
+        if self.owner.start_of_epoch()[0] != epoch:
+            steps = epoch * self.owner.steps_per_epoch
+            self.owner.samples_seen = steps * self.owner.plan.global_batch_size
 
 
 class EvaluationLoader:

@@ -154,7 +154,9 @@ class Manifest:
         Raises:
             DataFormatError: a shard or index is missing, shorter or longer.
         """
-        remedy = f"Restore the file, or index anew what is there: resscale index '{self.root}/*.tar'"
+        remedy = (
+            f"Restore the file, or index anew what is there: resscale index '{self.root}/*.tar'"
+        )
         if not self.shards or not self.num_samples:
             raise DataFormatError(
                 f"{self.root}/{MANIFEST_NAME} lists no samples; pack some with `resscale pack`."

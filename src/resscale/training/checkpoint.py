@@ -157,7 +157,7 @@ class Checkpointer(Checkpoint):
         _refuse_other(state, "global_batch_size", data.global_batch_size, "data.global_batch_size")
         _refuse_other(state, "seed", data.seed, "seed_everything")
         _refuse_other(state, "manifest", data.manifest("train").fingerprint, "data.train")
-        data.consume(state["samples_seen"])
+        data.samples_seen = state["samples_seen"]
         accumulate = data.plan(trainer.world_size).accumulate
         position = Position(state["global_step"], data.steps_per_epoch(), accumulate)
         rewrite_loops(checkpoint["loops"]["fit_loop"], position)
