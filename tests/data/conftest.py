@@ -7,11 +7,16 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.io
 import webdataset
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+# The devkit counts the classes in an order of its own, and has the inner nodes behind them.
+DEVKIT_IDS = {"n02119789": 1, "n01440764": 2, "n01443537": 3}
+DEVKIT_TRUTH = (3, 1, 2, 2, 1, 3)  # ID of validation image 1, 2, ...
 CLASSES = ("cat", "dog", "newt")
 
 
@@ -78,3 +83,27 @@ def contents() -> Callable[[Path], dict[str, bytes]]:
         }
 
     return read
+
+
+@pytest.fixture
+def devkit(tmp_path: Path) -> Path:
+    """The extracted devkit of a small ImageNet, `meta.mat` in the real one's structure."""
+    fields = [
+        ("ILSVRC2012_ID", "O"),
+        ("WNID", "O"),
+        ("words", "O"),
+        ("gloss", "O"),
+        ("num_children", "O"),
+        ("children", "O"),
+        ("wordnet_height", "O"),
+        ("num_train_images", "O"),
+    ]
+    rows = [(i, w, f"words of {w}", "gloss", 0, [], 0, 4) for w, i in DEVKIT_IDS.items()]
+    rows.append((4, "n00001740", "entity", "the root", 3, [1, 2, 3], 19, 0))
+    synsets = np.array(rows, dtype=fields).reshape(-1, 1)
+    folder = tmp_path / "ILSVRC2012_devkit_t12"
+    (folder / "data").mkdir(parents=True)
+    scipy.io.savemat(folder / "data" / "meta.mat", {"synsets": synsets})
+    truth = "".join(f"{number}\n" for number in DEVKIT_TRUTH)
+    (folder / "data" / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
+    return folder

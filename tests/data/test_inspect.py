@@ -61,8 +61,16 @@ def test_order_sorted_by_class_is_told(shards: Path) -> None:
     assert sorted_order.fraction < 0.5  # about 6 of 100 classes in a run: 2.4 of 6.3 bits
     shuffled = label_mixing(np.random.default_rng(1).permutation(labels))
     assert shuffled.fraction == pytest.approx(1, abs=0.02)
+    assert shuffled.is_shuffled
+    assert not sorted_order.is_shuffled
     assert label_mixing(np.zeros(10, np.int64)).fraction == 1
     assert "sorted by class: pack again" in describe(inspect_shards(str(shards)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_chance_in_a_small_set_is_not_taken_for_sorting(seed: int) -> None:
+    labels = np.random.default_rng(seed).integers(0, 10, 100)
+    assert label_mixing(labels).is_shuffled
 
 
 def test_shards_without_labels(tmp_path: Path, write_tar, jpegs: tuple[bytes, ...]) -> None:

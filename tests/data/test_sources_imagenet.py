@@ -1,8 +1,4 @@
-"""ImageNet as it is downloaded, in small: 3 classes of 4 images in a tar of tars, 6 for validation.
-
-The devkit has the real one's structure: `meta.mat` with leaves and inner nodes in the order of
-their ILSVRC2012_ID (which is not that of the wnids), ground truth as IDs by line.
-"""
+"""ImageNet as it is downloaded, in small: 3 classes of 4 images in a tar of tars, 6 to validate."""
 
 import io
 import shutil
@@ -13,10 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.io
 import webdataset
 
-from resscale.data.imagenet_labels import find_devkit, labels_from_devkit, labels_from_file
 from resscale.data.pack import pack_splits
 from resscale.data.pack_plan import PackOptions
 from resscale.data.pack_samples import Split
@@ -25,8 +19,8 @@ from resscale.data.sources_imagenet import TRAIN_TAR, VAL_TAR, imagenet_splits
 from resscale.errors import DataFormatError, UserInputError
 
 WriteTar = Callable[[Path, list[tuple[str, bytes]]], Path]
-WNIDS = ("n01440764", "n01443537", "n02119789")
-ID_OF = {"n02119789": 1, "n01440764": 2, "n01443537": 3}  # the devkit counts in another order
+WNIDS = ("n01440764", "n01443537", "n02119789")  # sorted: the labels are 0, 1, 2
+# In the order of the images' numbers, as the devkit of conftest.py has it.
 VAL_WNIDS = ("n01443537", "n02119789", "n01440764", "n01440764", "n02119789", "n01443537")
 
 
@@ -36,30 +30,6 @@ def val_name(number: int) -> str:
 
 def train_name(number: int) -> str:
     return f"{WNIDS[number // 4]}_{1000 - number}.JPEG"
-
-
-@pytest.fixture
-def devkit(tmp_path: Path) -> Path:
-    """The extracted devkit."""
-    fields = [
-        ("ILSVRC2012_ID", "O"),
-        ("WNID", "O"),
-        ("words", "O"),
-        ("gloss", "O"),
-        ("num_children", "O"),
-        ("children", "O"),
-        ("wordnet_height", "O"),
-        ("num_train_images", "O"),
-    ]
-    rows = [(i, w, f"words of {w}", "gloss", 0, [], 0, 4) for w, i in ID_OF.items()]
-    rows.append((4, "n00001740", "entity", "the root", 3, [1, 2, 3], 19, 0))
-    synsets = np.array(rows, dtype=fields).reshape(-1, 1)
-    folder = tmp_path / "ILSVRC2012_devkit_t12"
-    (folder / "data").mkdir(parents=True)
-    scipy.io.savemat(folder / "data" / "meta.mat", {"synsets": synsets})
-    truth = "".join(f"{ID_OF[wnid]}\n" for wnid in VAL_WNIDS)
-    (folder / "data" / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
-    return folder
 
 
 @pytest.fixture
@@ -206,54 +176,6 @@ def test_labels_of_another_imagenet(extracted: Path, tmp_path: Path) -> None:
     (tmp_path / "labels").write_text("n09999999\n" * 6)
     with pytest.raises(DataFormatError, match=r"training part has not, such as n09999999 \(1 in"):
         imagenet_splits(extracted, tmp_path / "labels")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "holds no labels"),
-        ("n01440764\ncat\n", "the line 'cat'"),
-        ("n01440764\na.JPEG n01440764\n", "holds both kinds of lines"),
-    ],
-)
-def test_list_of_another_form(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "labels").write_text(text)
-    with pytest.raises(DataFormatError, match=message):
-        labels_from_file(tmp_path / "labels")
-
-
-def test_missing_list(tmp_path: Path) -> None:
-    with pytest.raises(DataFormatError, match=r"--val_labels .* cannot be read"):
-        labels_from_file(tmp_path / "none")
-
-
-def test_devkit_found_in_any_form(downloads: Path, devkit: Path) -> None:
-    assert find_devkit(downloads) == downloads / "ILSVRC2012_devkit_t12.tar.gz"
-    assert find_devkit(devkit.parent) == devkit
-    assert find_devkit(devkit) == devkit
-    assert find_devkit(devkit / "data") is None
-    from_archive = labels_from_devkit(downloads / "ILSVRC2012_devkit_t12.tar.gz")
-    assert from_archive.by_number == labels_from_devkit(devkit).by_number == VAL_WNIDS
-
-
-def test_damaged_devkits(devkit: Path, tmp_path: Path) -> None:
-    (tmp_path / "d.tar.gz").write_bytes(b"no archive")
-    with pytest.raises(DataFormatError, match="is damaged"):
-        labels_from_devkit(tmp_path / "d.tar.gz")
-    with tarfile.open(tmp_path / "empty.tar", "w"):
-        pass
-    with pytest.raises(DataFormatError, match=r"lacks data/meta\.mat. Download it again"):
-        labels_from_devkit(tmp_path / "empty.tar")
-    truth = devkit / "data" / "ILSVRC2012_validation_ground_truth.txt"
-    truth.write_text("1\n4\n")  # 4 is an inner node
-    with pytest.raises(DataFormatError, match="has a line that is no ILSVRC2012_ID of a class"):
-        labels_from_devkit(devkit)
-    truth.unlink()
-    with pytest.raises(DataFormatError, match="lacks data/ILSVRC2012_validation_ground_truth"):
-        labels_from_devkit(devkit)
-    (devkit / "data" / "meta.mat").write_bytes(b"no matrix")
-    with pytest.raises(DataFormatError, match=r"meta.mat is not the devkit's"):
-        labels_from_devkit(devkit)
 
 
 def test_folder_without_imagenet(tmp_path: Path) -> None:
