@@ -132,6 +132,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert errors.splitlines()[-1].startswith("Stopped. What is finished is kept")
     assert "Traceback" not in errors
+    assert not list((tmp_path / "out").rglob("*.tmp"))
     assert run_pack([*line[:-1], "1", "--quiet"]) == 0
     Manifest.load(tmp_path / "out" / "train").check_sizes()
 

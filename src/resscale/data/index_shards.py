@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,8 +78,11 @@ def index_shards(
         _require_own(old)
     found: dict[str, _Indexed] = {}
     total_bytes = sum(path.stat().st_size for path in shards)
-    with PackProgress("index", total_bytes, unit="bytes") as progress:
-        for indexed in run_tasks(_index_one, shards, min(processes, len(shards))):
+    with (
+        PackProgress("index", total_bytes, unit="bytes") as progress,
+        closing(run_tasks(_index_one, shards, min(processes, len(shards)))) as finished,
+    ):
+        for indexed in finished:
             found[indexed.info.name] = indexed
             progress.advance(indexed.info.bytes)
     results = [found[path.name] for path in shards]
@@ -107,8 +111,11 @@ def verify_shards(folder: Path, processes: int = 1) -> Manifest:
     manifest = Manifest.load(folder)
     tasks = [(folder, shard) for shard in manifest.shards]
     wrong: dict[str, str] = {}
-    with PackProgress("verify", manifest.num_bytes, unit="bytes") as progress:
-        for shard, problem in run_tasks(_verify_one, tasks, min(processes, max(1, len(tasks)))):
+    with (
+        PackProgress("verify", manifest.num_bytes, unit="bytes") as progress,
+        closing(run_tasks(_verify_one, tasks, min(processes, max(1, len(tasks))))) as checked,
+    ):
+        for shard, problem in checked:
             if problem:
                 wrong[shard.name] = problem
             progress.advance(shard.bytes)

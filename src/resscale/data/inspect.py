@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,8 +182,11 @@ def _decode_all(manifest: Manifest, chosen: Int64, processes: int) -> Decoded:
         if cuts[n + 1] > cuts[n]
     ]
     parts = []
-    with PackProgress("decode", len(chosen)) as progress:
-        for part in run_tasks(decode_shard, tasks, max(1, min(processes, len(tasks)))):
+    with (
+        PackProgress("decode", len(chosen)) as progress,
+        closing(run_tasks(decode_shard, tasks, max(1, min(processes, len(tasks))))) as done,
+    ):
+        for part in done:
             parts.append(part)
             progress.advance(len(part.widths) + len(part.bad))
     return Decoded(

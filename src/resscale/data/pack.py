@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,11 @@ def _pack(plan: Plan, folder: Path, command: str) -> Packed:
         samples_done = sum(plan.samples_in(shard) for shard in done)
         tasks = plan.tasks(folder, done)
         processes = min(options.processes, max(1, plan.num_shards - len(done)))
-        with PackProgress(f"pack {name}", len(plan.rows), samples_done) as progress:
-            for result in run_tasks(write_shard, tasks, processes, _PRELOAD):
+        with (
+            PackProgress(f"pack {name}", len(plan.rows), samples_done) as progress,
+            closing(run_tasks(write_shard, tasks, processes, _PRELOAD)) as finished,
+        ):
+            for result in finished:
                 state.add(result)
                 progress.advance(plan.samples_in(result.number))
         results = [state.results[shard] for shard in sorted(state.results)]

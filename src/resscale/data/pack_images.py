@@ -90,7 +90,8 @@ def _checked(raw: bytes, kind: str | None, rules: ImageRules) -> tuple[str, byte
     if rules.resize is not None and too_large:
         scale = rules.resize / min(picture.size)
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
+        # The gap lets Pillow halve very large images first: much faster, no visible difference.
+        picture = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
     return kind, _encode(picture, kind, rules.quality)
 
 

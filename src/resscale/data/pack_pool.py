@@ -7,7 +7,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -26,8 +26,10 @@ def run_tasks(
     tasks: Iterable[Task],
     processes: int,
     preload: tuple[str, ...] = (),
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield `work(task)` of all tasks as they finish, in any order.
+
+    Close it (`contextlib.closing`) to end the workers at once where not all results are taken.
 
     Args:
         work: a module's function; with several processes its tasks and results are pickled.

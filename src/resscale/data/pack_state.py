@@ -74,8 +74,7 @@ class PackState:
         except BaseException:
             self._file.close()
             raise
-        for leftover in [*folder.glob(".*.tmp"), *folder.glob("*.index.npz.tmp")]:
-            leftover.unlink(missing_ok=True)
+        self._remove_leftovers()
 
     def __enter__(self) -> PackState:
         return self
@@ -86,6 +85,7 @@ class PackState:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._remove_leftovers()
         self._file.close()
 
     def add(self, result: ShardResult) -> None:
@@ -96,6 +96,12 @@ class PackState:
     def remove(self) -> None:
         """End the packing: its manifest stands."""
         self._path.unlink()
+
+    def _remove_leftovers(self) -> None:
+        """Remove what workers that were ended in the middle have left."""
+        folder = self._path.parent
+        for leftover in [*folder.glob(".*.tmp"), *folder.glob("*.index.npz.tmp")]:
+            leftover.unlink(missing_ok=True)
 
     def _append(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
