@@ -118,7 +118,7 @@ def run_index(argv: list[str]) -> int:
     processes = _processes(arguments)
     if arguments.verify:
         manifest = verify_shards(folder_of(arguments.shards), processes)
-        print(f"{manifest.root}: all {len(manifest.shards):,} shards are as the manifest says")
+        print(f"{manifest.root}: {_count(len(manifest.shards), 'shard')} as the manifest says")
         return 0
     manifest = index_shards(
         expand_shards(arguments.shards),

@@ -57,8 +57,8 @@ def test_hidden_files_and_other_files_are_no_samples(photo_tree: Path) -> None:
     assert len(split.samples) == 12
     assert split.classes == ("cat", "dog", "empty", "newt")
     assert split.notes == (
-        "1 class folders without images, such as 'empty'",
-        "1 files that are not images ignored",
+        "class folders without images: 1, such as 'empty'",
+        "ignored files that are not images: 1",
     )
 
 

@@ -268,7 +268,7 @@ def _order_text(mixing: Mixing | None) -> str:
 def _source_text(manifest: Manifest) -> str:
     text = str(manifest.source.get("command", "unknown"))
     if left_out := manifest.source.get("left_out"):
-        text += f"; {left_out:,} samples left out, see left_out.jsonl"
+        text += f"; left out {left_out:,}, see left_out.jsonl"
     return text
 
 

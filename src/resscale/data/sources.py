@@ -79,9 +79,9 @@ def folder_split(name: str, root: Path, classes: Sequence[str] | None = None) ->
             f"{root}: none of its {len(folders)} folders holds an image "
             f"({', '.join(sorted(IMAGE_SUFFIXES))}). Name the folder above the class folders."
         )
-    notes = [f"{len(empty)} class folders without images, such as {empty[0]!r}"] if empty else []
+    notes = [f"class folders without images: {len(empty)}, such as {empty[0]!r}"] if empty else []
     if ignored := sum(other for _, other in listings):
-        notes.append(f"{ignored} files that are not images ignored")
+        notes.append(f"ignored files that are not images: {ignored}")
     return Split(name, samples, tuple(known), tuple(notes))
 
 
