@@ -1,0 +1,100 @@
+"""The optimizer: its kind, its rate, and which parameters decay."""
+
+import pytest
+import torch
+from torch import nn
+
+from resscale import create_model
+from resscale.training.optim import OptimizerConfig, build_optimizer, parameter_groups
+
+
+class Odd(nn.Module):
+    """Names that mislead: a norm called `weighted`, a convolution called `bn`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.Conv2d(3, 4, 1)  # 12 weights, 4 biases
+        self.weighted = nn.BatchNorm2d(4)  # 4 + 4
+        self.group = nn.GroupNorm(2, 4)  # 4 + 4
+        self.layer = nn.LayerNorm(4)  # 4 + 4
+
+
+def sizes(groups: list[dict[str, list[nn.Parameter]]]) -> dict[float, int]:
+    """Numbers by weight decay."""
+    return {group["weight_decay"]: sum(p.numel() for p in group["params"]) for group in groups}  # type: ignore[index, misc]
+
+
+def test_each_parameter_of_a_network_is_in_exactly_one_group() -> None:
+    model = create_model("resnet20_cifar", 10)
+    grouped = [p for group in parameter_groups(model, 1e-4, False) for p in group["params"]]
+    assert len(grouped) == len(set(map(id, grouped)))
+    assert set(map(id, grouped)) == set(map(id, model.parameters()))
+
+
+def test_norms_and_biases_are_spared_by_type_not_by_name() -> None:
+    # Decay: the convolution's 12 weights. Spared: its 4 biases and 3 norms of 4 + 4.
+    assert sizes(parameter_groups(Odd(), 0.5, False)) == {0.5: 12, 0.0: 4 + 3 * 8}
+
+
+def test_of_a_resnet_only_convolutions_and_the_last_weight_decay() -> None:
+    model = create_model("resnet20_cifar", 10)
+    decayed = {id(p) for p in parameter_groups(model, 1e-4, False)[0]["params"]}
+    expected = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    assert decayed == expected
+
+
+def test_everything_decays_where_that_is_asked_for() -> None:
+    assert sizes(parameter_groups(Odd(), 0.5, True)) == {0.5: 12 + 4 + 3 * 8}
+
+
+def test_shared_parameters_are_listed_once_and_frozen_ones_not_at_all() -> None:
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight = first.weight
+    second.bias.requires_grad_(False)
+    groups = parameter_groups(nn.Sequential(first, second), 0.1, False)
+    assert sizes(groups) == {0.1: 9, 0.0: 3}  # 3 × 3 weights once, 3 biases of the first
+
+
+@pytest.mark.parametrize(
+    ("lr_batch_size", "global_batch_size", "expected"),
+    [
+        (256, 1024, 0.4),  # 0.1 · 1024/256
+        (256, 64, 0.025),  # 0.1 · 64/256
+        (256, 256, 0.1),
+        (None, 1024, 0.1),
+    ],
+)
+def test_the_rate_scales_linearly_with_the_global_batch(
+    lr_batch_size: int | None, global_batch_size: int, expected: float
+) -> None:
+    config = OptimizerConfig(lr=0.1, lr_batch_size=lr_batch_size)
+    assert config.scaled_lr(global_batch_size) == pytest.approx(expected)
+    groups = build_optimizer(Odd(), config, global_batch_size).param_groups
+    assert [group["lr"] for group in groups] == pytest.approx([expected] * 2)
+
+
+def test_the_scaling_is_explained() -> None:
+    assert OptimizerConfig(lr=0.1).explain_lr(1024) == "lr 0.1 × 1024/256 = 0.4"
+    assert OptimizerConfig(lr=0.1).explain_lr(256) == "lr 0.1"
+    assert OptimizerConfig(lr=0.1, lr_batch_size=None).explain_lr(1024) == "lr 0.1"
+
+
+def test_the_optimizer_is_sgd_with_nesterov_momentum() -> None:
+    optimizer = build_optimizer(Odd(), OptimizerConfig(weight_decay=0.5), 256)
+    assert type(optimizer) is torch.optim.SGD
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0]
+    for group in optimizer.param_groups:
+        assert (group["momentum"], group["nesterov"], group["dampening"]) == (0.9, True, 0)
+
+
+def test_two_steps_move_a_weight_as_nesterov_momentum_with_decay_says() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 1.0)
+    config = OptimizerConfig(lr=0.1, momentum=0.5, weight_decay=0.2)
+    optimizer = build_optimizer(layer, config, 256)
+    for _ in range(2):
+        layer.weight.grad = torch.ones(1, 1)
+        optimizer.step()
+    # g = 1 + 0.2·1 = 1.2, v = 1.2, w = 1 - 0.1·(1.2 + 0.5·1.2) = 0.82
+    # g = 1 + 0.2·0.82 = 1.164, v = 0.6 + 1.164 = 1.764, w = 0.82 - 0.1·(1.164 + 0.882) = 0.6154
+    assert layer.weight.item() == pytest.approx(0.6154)
