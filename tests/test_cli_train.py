@@ -1,0 +1,355 @@
+"""fit, validate, test and predict from the command line: what they say, refuse and leave behind."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from resscale.cli import main
+from resscale.data.builtin import resolve
+
+pytestmark = [
+    pytest.mark.filterwarnings(
+        "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
+        r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning",
+        "ignore:.*callbacks used to create the checkpoint need to be provided:UserWarning",
+    ),
+    pytest.mark.usefixtures("_clean_environment"),
+]
+CONFIG: dict[str, Any] = {
+    "model": {"model": "resnet20_cifar", "num_classes": 10, "mean": [0.3053], "std": [0.3762]},
+    "data": {
+        "train": "builtin:digits/train",
+        "val": "builtin:digits/test",
+        "test": "builtin:digits/test",
+        "channels": 1,
+        "image_size": 8,
+        "train_crop": "center",
+        "global_batch_size": 64,
+        "eval_batch_size": 360,
+        "num_workers": 0,
+    },
+    "trainer": {"limit_train_batches": 3, "max_epochs": 1, "accelerator": "cpu"},
+}
+Refuse = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def _clean_environment() -> Any:
+    """Take back what a run leaves in the environment for its ranks."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(CONFIG))
+    return str(path)
+
+
+@pytest.fixture
+def refuse(
+    config: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Refuse:
+    """A function that runs `resscale fit`, wants exit code 2 and one message, and returns it."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options: str) -> str:
+        assert main(["fit", "--config", config, *options]) == 2
+        said = capsys.readouterr()
+        assert said.err.count("\n") == 1
+        assert "Traceback" not in said.err
+        return said.err.removeprefix("resscale: ").removesuffix("\n")
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(config: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A run of 3 steps: its directory, and the lines that it printed."""
+    run_dir = tmp_path_factory.mktemp("runs") / "one"
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(["fit", "--config", config, "--run_dir", str(run_dir)]) == 0
+    return run_dir, out.getvalue().splitlines()
+
+
+def test_fit_prints_the_run_directory_first_then_what_its_numbers_come_to(
+    trained: tuple[Path, list[str]],
+) -> None:
+    run_dir, lines = trained
+    assert lines[0] == f"run directory: {run_dir}"
+    # 0.1 · 64/256 = 0.025
+    assert lines[1] == "64/rank × 1 rank × 1 accum = 64 global; lr 0.1 × 64/256 = 0.025"
+    # 1,437 = 22 · 64 + 29
+    assert lines[2].endswith(
+        "1,437 training samples = 22 steps per epoch, 29 left over (others each epoch)"
+    )
+
+
+def test_fit_ends_with_the_result_and_the_next_command(
+    trained: tuple[Path, list[str]],
+) -> None:
+    run_dir, lines = trained
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert lines[-3].startswith(
+        f"done: val top-1 {summary['val_top1']:.2%}, 192 images seen, "  # 3 · 64
+    )
+    assert lines[-2] == f"run directory: {run_dir}"
+    assert lines[-1] == f"next:  resscale validate --run_dir {run_dir} --ckpt_path best"
+
+
+def test_micro_batches_are_accumulated_to_the_global_batch(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data.micro_batch_size", "16", "--trainer.limit_train_batches", "8"]
+    assert main(["fit", "--config", config, "--run_dir", str(tmp_path / "run"), *options]) == 0
+    assert "16/rank × 1 rank × 4 accum = 64 global" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    # 8 micro-batches of 16 are 2 optimizer steps of 64.
+    assert (summary["global_step"], summary["samples_seen"]) == (2, 128)
+
+
+def test_an_accumulation_of_the_users_own_is_refused(refuse: Refuse) -> None:
+    said = refuse("--trainer.accumulate_grad_batches", "2")
+    assert said.startswith("trainer.accumulate_grad_batches=2 is not yours to set")
+
+
+def test_a_limit_that_ends_in_the_middle_of_a_step_is_refused(refuse: Refuse) -> None:
+    said = refuse("--data.micro_batch_size", "16", "--trainer.limit_train_batches", "6")
+    assert said == (
+        "trainer.limit_train_batches=6 is 6 micro-batches, not a multiple of the 4 that make up a "
+        "step; choose 4."
+    )
+
+
+def test_a_run_directory_holds_what_the_design_says(trained: tuple[Path, list[str]]) -> None:
+    names = {path.name for path in trained[0].iterdir()}
+    assert names == {
+        "config.yaml", "metrics.csv", "summary.json", "events.jsonl", "tensorboard", "checkpoints",
+    }  # fmt: skip
+
+
+def test_the_saved_configuration_is_the_effective_one(trained: tuple[Path, list[str]]) -> None:
+    saved = yaml.safe_load((trained[0] / "config.yaml").read_text())
+    assert saved["data"]["global_batch_size"] == 64
+    assert saved["model"]["optimizer"]["momentum"] == 0.9  # a default, written out
+    assert "run_dir" not in saved
+    assert "ckpt_path" not in saved
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_validate_and_test_measure_the_best_weights_on_each_sample_once(
+    trained: tuple[Path, list[str]], split: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir, _ = trained
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    command = "validate" if split == "val" else "test"
+    assert main([command, "--run_dir", str(run_dir)]) == 0
+    result, weights = capsys.readouterr().out.splitlines()
+    summary = json.loads((run_dir / "summary.json").read_text())
+    # The digits' val and test shards are the same 360 images.
+    assert result.startswith(
+        f"{split}: top-1 {summary['val_top1']:.2%}  top-5 {summary['val_top5']:.2%}  loss "
+    )
+    assert result.endswith("360 of 360 unique")
+    assert weights == f"weights: {run_dir}/checkpoints/best.ckpt"
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+
+
+def test_validate_takes_the_newest_or_a_named_checkpoint(
+    trained: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir, _ = trained
+    newest = run_dir / "checkpoints" / "epoch-0001-step-00000003.ckpt"
+    for asked in ("auto", str(newest)):
+        assert main(["validate", "--run_dir", str(run_dir), "--ckpt_path", asked]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == f"weights: {newest}"
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_predict_writes_a_row_for_each_sample(
+    trained: tuple[Path, list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    ending: str,
+) -> None:
+    output = tmp_path / f"new/predictions.{ending}"
+    arguments = ["--run_dir", str(trained[0]), "--data.predict", "builtin:digits/test"]
+    assert main(["predict", *arguments, "--output", str(output)]) == 0
+    assert capsys.readouterr().out == f"360 predictions in {output}\n"
+    header = 1 if ending == "csv" else 0
+    assert len(output.read_text().splitlines()) == 360 + header
+
+
+def test_print_config_shows_what_results_and_trains_nothing(
+    config: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--config", config, "--data.flip", "false", "--print_config"])
+    assert ended.value.code == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["data"]["flip"] is False
+    assert shown["data"]["global_batch_size"] == 64
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_later_configs_and_overrides_win(
+    config: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    later = tmp_path / "later.yaml"
+    later.write_text("data: {global_batch_size: 32, pad: 2}\n")
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", config, "--config", str(later), "--data.pad=3", "--print_config"])
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert (shown["data"]["global_batch_size"], shown["data"]["pad"]) == (32, 3)
+
+
+def test_a_folder_that_does_not_exist_holds_no_shards(refuse: Refuse) -> None:
+    assert refuse("--data.train", "nothing").startswith("No shards at nothing: there is no such")
+
+
+def test_an_empty_folder_holds_no_shards(refuse: Refuse, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert refuse("--data.train", "empty").startswith("No shards at empty: it holds no .tar file")
+
+
+def test_shards_without_a_manifest_name_the_command_that_makes_it(
+    refuse: Refuse, tmp_path: Path
+) -> None:
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "a.tar").touch()
+    assert refuse("--data.train", "foreign") == (
+        "foreign holds shards but no manifest.json. Make it: resscale index 'foreign/*.tar'"
+    )
+
+
+def test_a_truncated_shard_is_found_before_training(refuse: Refuse, tmp_path: Path) -> None:
+    shutil.copytree(resolve("builtin:digits/train"), tmp_path / "torn")
+    shard = next((tmp_path / "torn").glob("*.tar"))
+    size = shard.stat().st_size
+    os.truncate(shard, size - 1000)
+    said = refuse("--data.train", "torn")
+    assert f"has {size - 1000} bytes, its manifest says {size}: truncated." in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_labels_outside_num_classes_name_the_option_that_fits(refuse: Refuse) -> None:
+    said = refuse("--model.num_classes", "9")
+    assert "samples have labels from 9 to 9, the model has num_classes=9" in said
+    assert said.endswith("Set --model.num_classes 10.")
+
+
+def test_a_global_batch_that_the_ranks_do_not_divide_names_its_neighbours(refuse: Refuse) -> None:
+    said = refuse("--trainer.devices", "2", "--data.global_batch_size", "63")
+    assert said == "global_batch_size=63 is not divisible by 2 ranks; choose 62 or 64."
+
+
+def test_a_micro_batch_that_does_not_divide_names_its_neighbours(refuse: Refuse) -> None:
+    said = refuse("--data.micro_batch_size", "48")
+    assert said == (
+        "micro_batch_size=48 does not divide a rank's share of 64 (global_batch_size=64 / 1 "
+        "ranks); choose 32 or 64."
+    )
+
+
+def test_an_unknown_network_suggests_the_nearest(refuse: Refuse) -> None:
+    said = refuse("--model.model", "resnet20_cifra")
+    assert said.startswith("Model 'resnet20_cifra' must be one of")
+    assert said.endswith("Did you mean 'resnet20_cifar'?")
+
+
+def test_a_split_that_is_not_named_says_the_option(refuse: Refuse) -> None:
+    assert refuse("--data.train", "null") == (
+        "data.train is not set: name a folder of shards with --data.train FOLDER."
+    )
+
+
+def test_a_used_run_directory_is_refused_without_auto(
+    refuse: Refuse, trained: tuple[Path, list[str]]
+) -> None:
+    said = refuse("--run_dir", str(trained[0]))
+    assert said == (
+        f"{trained[0]} holds a run already; add --ckpt_path auto to go on with it, or choose "
+        f"another --run_dir."
+    )
+
+
+def test_a_checkpoint_that_does_not_exist(refuse: Refuse) -> None:
+    assert refuse("--ckpt_path", "no.ckpt") == "--ckpt_path no.ckpt: there is no such file."
+
+
+def test_an_unknown_strategy_of_the_trainer_is_bad_input(refuse: Refuse) -> None:
+    assert "invalid strategy name: `strategy='dpp'`" in refuse("--trainer.strategy", "dpp")
+
+
+def test_validate_needs_weights(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "--config", config]) == 2
+    assert capsys.readouterr().err == (
+        "resscale: validate needs weights: name a checkpoint with --ckpt_path FILE, or a run with "
+        "--run_dir DIR.\n"
+    )
+
+
+@pytest.mark.parametrize("asked", [[], ["--ckpt_path", "auto"], ["--ckpt_path", "best"]])
+def test_a_run_without_a_whole_checkpoint_cannot_be_measured(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: list[str]
+) -> None:
+    run_dir = str(tmp_path / "empty")
+    assert main(["validate", "--config", config, "--run_dir", run_dir, *asked]) == 2
+    assert "holds no whole checkpoint; correct --run_dir" in capsys.readouterr().err
+
+
+def test_a_directory_that_is_no_run_is_refused_where_it_must_name_the_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for form in (["--run_dir", str(tmp_path)], [f"--run_dir={tmp_path}"]):
+        assert main(["validate", *form]) == 2
+        assert f"{tmp_path} holds no config.yaml" in capsys.readouterr().err
+
+
+def test_predict_needs_something_to_predict(
+    trained: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", "--run_dir", str(trained[0])]) == 2
+    assert "data.predict is not set" in capsys.readouterr().err
+    arguments = ["predict", "--run_dir", str(trained[0]), "--data.predict", str(tmp_path)]
+    assert main(arguments) == 2
+    assert "holds neither shards with a manifest nor images" in capsys.readouterr().err
+
+
+def test_predict_refuses_a_format_that_it_does_not_write(
+    trained: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--data.predict", "builtin:digits/test", "--output", "a.txt"]
+    assert main(["predict", "--run_dir", str(trained[0]), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said == "resscale: --output a.txt: the ending says the format, one of .csv, .jsonl.\n"
+
+
+def test_a_fault_that_every_rank_finds_is_told_by_the_first(
+    config: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--config", config, "--data.train", "nothing"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == ""
