@@ -185,6 +185,23 @@ class ShardDataModule(LightningDataModule):
             self.plan(world_size)
             self.order()
 
+    def setup(self, stage: str) -> None:
+        """Tell the trainer how many micro-batches make up an optimizer step.
+
+        Raises:
+            UserInputError: the trainer was given a number of its own.
+        """
+        if stage != "fit" or self.trainer is None:
+            return
+        derived = self.plan(self.trainer.world_size).accumulate
+        if self.trainer.accumulate_grad_batches not in (1, derived):
+            raise UserInputError(
+                f"trainer.accumulate_grad_batches={self.trainer.accumulate_grad_batches} is not "
+                f"yours to set: it follows from data.global_batch_size and data.micro_batch_size "
+                f"(here {derived}). Leave it out."
+            )
+        self.trainer.accumulate_grad_batches = derived
+
     def train_dataloader(self) -> TrainLoader:
         """Build this rank's training loader; it begins behind `samples_seen`."""
         rank, world_size = self._ranks()

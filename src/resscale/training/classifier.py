@@ -183,11 +183,14 @@ class ImageClassifier(LightningModule):
     def _finish_evaluation(self, stage: str) -> None:
         assert self._evaluation is not None
         expected = _expected_samples(self, stage)
-        result = self._evaluation.compute(self.all_gather, expected)
+        result = self._evaluation.compute(expected)
         self._evaluation = None
         # logger=False: the monitor writes the row, with the step it belongs to.
+        # sync_dist: the ranks' values are equal already, but only so does Lightning know it.
         self.log_dict(
-            {f"{stage}/{name}": value for name, value in result.items()}, logger=False
+            {f"{stage}/{name}": value for name, value in result.items()},
+            logger=False,
+            sync_dist=True,
         )
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn import functional
 from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassAccuracy
@@ -53,21 +50,16 @@ class Evaluation:
         self.bad.update(bad)
         self._ids.append(ids)
 
-    def compute(
-        self, all_gather: Callable[[Tensor], Any], expected: int | None
-    ) -> dict[str, float]:
+    def compute(self, expected: int | None) -> dict[str, float]:
         """Return loss, top1, top5 (fractions), samples and bad, over all ranks.
 
         Args:
-            all_gather: stacks a tensor of every rank; called once by each.
             expected: samples that must have been visited once; None skips the check.
 
         Raises:
             ResscaleError: a sample was visited twice or not at all.
         """
-        device = self.loss.device
-        ids = torch.cat(self._ids) if self._ids else torch.empty(0, dtype=torch.int64)
-        visited = all_gather(ids.to(device)).flatten()
+        visited = _gather(torch.cat(self._ids).to(self.loss.device))
         visited = visited[visited >= 0]
         unique = len(torch.unique(visited))
         if expected is not None and not unique == len(visited) == expected:
@@ -83,3 +75,12 @@ class Evaluation:
             "samples": float(unique),
             "bad": float(self.bad.compute()),
         }
+
+
+def _gather(ids: Tensor) -> Tensor:
+    """Return the ids of all ranks, one behind the other; each rank has as many."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return ids
+    parts = [torch.empty_like(ids) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, ids)
+    return torch.cat(parts)

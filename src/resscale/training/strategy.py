@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 from lightning.pytorch.plugins.environments import ClusterEnvironment
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from torch.nn.parallel import DistributedDataParallel as TorchDDP
 
 from resscale.errors import ResscaleError
 
@@ -94,7 +96,7 @@ class DistributedDataParallel(DDPStrategy):
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - handed on
         # Broadcasting rank 0's buffers at each forward costs a collective a step and throws the
         # other ranks' statistics away; `average_batchnorm_statistics` keeps them all.
-        kwargs.setdefault("broadcast_buffers", False)
+        kwargs.setdefault(_buffers_option(), False)
         kwargs.setdefault("gradient_as_bucket_view", True)
         super().__init__(**kwargs)
 
@@ -110,6 +112,12 @@ def register_strategies() -> None:
     StrategyRegistry.register(
         "ddp", DistributedDataParallel, "DDP with ranks whose exit codes count", override=True
     )
+
+
+def _buffers_option() -> str:
+    """Return DDP's name for the broadcast: torch 2.13 renamed it and warns of the old one."""
+    known = inspect.signature(TorchDDP.__init__).parameters
+    return "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
 
 
 def _checked(environment: ClusterEnvironment) -> ClusterEnvironment:
