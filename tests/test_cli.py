@@ -61,7 +61,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
         def run(arguments: list[str]) -> int:
             raise error
 
-        module.run = run  # type: ignore[attr-defined]
+        module.run = run
         monkeypatch.setitem(sys.modules, "pretended", module)
         monkeypatch.setitem(cli.COMMANDS, "pretend", ("raise", "pretended:run"))
 

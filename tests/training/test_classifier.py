@@ -96,7 +96,7 @@ def test_the_loss_is_torchs_cross_entropy_on_the_mirrored_input(
 
 def test_the_sums_are_of_all_rows_since_they_were_last_taken(batch: Batch) -> None:
     classifier = ImageClassifier(Flat(), num_classes=6)
-    small: Batch = {**batch, **{k: batch[k][:2] for k in ("image", "label", "flip", "id")}}  # type: ignore[literal-required, typeddict-item]
+    small: Batch = {**batch, **{k: batch[k][:2] for k in ("image", "label", "flip", "id")}}
     losses, correct = [], 0
     for one in (batch, small):
         losses.append(classifier.training_step(one, 0).item())
@@ -113,7 +113,7 @@ def test_the_sums_are_of_all_rows_since_they_were_last_taken(batch: Batch) -> No
 def test_the_loss_keeps_its_gradient_and_the_sums_do_not(batch: Batch) -> None:
     classifier = ImageClassifier(Flat(), num_classes=6)
     classifier.training_step(batch, 0).backward()
-    assert classifier.model.fc.weight.grad is not None  # type: ignore[union-attr]
+    assert classifier.model.fc.weight.grad is not None
     assert not classifier.take_sums().requires_grad
 
 
@@ -150,8 +150,8 @@ def test_a_named_network_gets_its_classes_channels_and_options() -> None:
     classifier = ImageClassifier(
         "resnet18", num_classes=7, in_channels=1, model_options={"stem": "cifar"}
     )
-    assert classifier.model.conv1.weight.shape == (64, 1, 3, 3)  # type: ignore[union-attr]
-    assert classifier.model.fc.out_features == 7  # type: ignore[union-attr]
+    assert classifier.model.conv1.weight.shape == (64, 1, 3, 3)
+    assert classifier.model.fc.out_features == 7
 
 
 def test_a_module_of_ones_own_is_taken_as_it_is() -> None:

@@ -21,7 +21,7 @@ class Odd(nn.Module):
 
 def sizes(groups: list[dict[str, list[nn.Parameter]]]) -> dict[float, int]:
     """Numbers by weight decay."""
-    return {group["weight_decay"]: sum(p.numel() for p in group["params"]) for group in groups}  # type: ignore[index, misc]
+    return {group["weight_decay"]: sum(p.numel() for p in group["params"]) for group in groups}
 
 
 def test_each_parameter_of_a_network_is_in_exactly_one_group() -> None:
