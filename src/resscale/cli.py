@@ -16,7 +16,10 @@ from resscale.errors import ResscaleError, UserInputError, nearest
 # command -> (what it does, module:function taking the arguments behind the command)
 COMMANDS = {
     "fit": ("train a network", "resscale.cli_train:run_fit"),
-    "validate": ("measure a checkpoint on the validation shards", "resscale.cli_train:run_validate"),
+    "validate": (
+        "measure a checkpoint on the validation shards",
+        "resscale.cli_train:run_validate",
+    ),
     "test": ("measure a checkpoint on the test shards", "resscale.cli_train:run_test"),
     "predict": ("write the likeliest classes of images", "resscale.cli_train:run_predict"),
     "pack": ("turn a data set into WebDataset shards", "resscale.cli_data:run_pack"),
@@ -128,4 +131,3 @@ def _overview() -> str:
         f"commands:\n{rows}\n\n"
         f"example:\n  resscale fit --config configs/demo.yaml"
     )
-

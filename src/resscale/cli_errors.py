@@ -14,9 +14,10 @@ _UNKNOWN = (
     re.compile(r"Option '(?P<key>[^']+)' is not accepted"),
 )
 _MISSING_FILE = re.compile(r"File does not exist: '(?P<path>[^']+)'")
-_LITERAL = re.compile(r'key "(?P<key>[^"]+)".*Literal\[(?P<choices>[^\]]+)\]. Got value: (?P<value>.*)', re.S)
-_TYPE = re.compile(r"key \"(?P<key>[^\"]+)\".*Expected an? (?P<type>.+?)\. Got value: (?P<value>.*)", re.S)
-_UNION = re.compile(r'key "(?P<key>[^"]+)".*Subtypes: \[(?P<types>.*?)\]\n.*Given value: (?P<value>.*)', re.S)
+_KEY = r'key "(?P<key>[^"]+)".*'
+_LITERAL = re.compile(_KEY + r"Literal\[(?P<choices>[^\]]+)\]. Got value: (?P<value>.*)", re.S)
+_TYPE = re.compile(_KEY + r"Expected an? (?P<type>.+?)\. Got value: (?P<value>.*)", re.S)
+_UNION = re.compile(_KEY + r"Subtypes: \[(?P<types>.*?)\]\n.*Given value: (?P<value>.*)", re.S)
 _TYPE_NAMES = {
     "int": "a whole number",
     "float": "a number",

@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from resscale.cli_errors import explain_parser_error
 from resscale.cluster.environment import RUN_DIR_VARIABLE, Launch, read_launch
 from resscale.data.datamodule import ShardDataModule
+from resscale.data.manifest import Manifest
 from resscale.errors import Preempted, ResscaleError, UserInputError
 from resscale.training.checkpoint import AtomicCheckpointIO, Checkpointer, find_newest_valid
 from resscale.training.classifier import ImageClassifier
@@ -111,12 +112,13 @@ def _evaluate(stage: Literal["validate", "test"], argv: Sequence[str]) -> int:
         code = session.wait_for_ranks()
     if session.trainer.is_global_zero:
         prefix = "val" if stage == "validate" else "test"
-        values = {k: float(v) for k, v in session.trainer.callback_metrics.items()}
+        metrics = session.trainer.callback_metrics
+        values = {name.partition("/")[2]: float(value) for name, value in metrics.items()}
+        total = len(session.data.samples(prefix))
         print(
-            f"{prefix}: top-1 {values[f'{prefix}/top1']:.2%}  top-5 {values[f'{prefix}/top5']:.2%}  "
-            f"loss {values[f'{prefix}/loss']:.4f}  "
-            f"{values[f'{prefix}/samples']:,.0f} of {len(session.data.samples(prefix)):,} unique"
-            + (f"  {values[f'{prefix}/bad']:.0f} damaged" if values[f"{prefix}/bad"] else "")
+            f"{prefix}: top-1 {values['top1']:.2%}  top-5 {values['top5']:.2%}  "
+            f"loss {values['loss']:.4f}  {values['samples']:,.0f} of {total:,} unique"
+            + (f"  {values['bad']:.0f} damaged" if values["bad"] else "")
         )
         print(f"weights: {session.ckpt_path}")
     return code
@@ -187,7 +189,8 @@ class Session:
         for split in ("predict", "train", "val", "test"):
             try:
                 if self.data.locations[split] is not None:
-                    return self.data.manifest(split).classes
+                    manifest: Manifest = self.data.manifest(split)
+                    return manifest.classes
             except UserInputError:
                 continue
         return ()
@@ -307,7 +310,7 @@ class _Cli(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse without Lightning's warning that sys.argv is not empty."""
         self.config = parser.parse_args(args)
 
@@ -322,7 +325,7 @@ class _Cli(LightningCLI):
         self._session = session
         super().instantiate_classes()
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the run's callbacks, loggers and checkpoint writer to what the user configures."""
         session = self._session
         assert session is not None
@@ -388,7 +391,7 @@ def _plain_config(cli: _Cli) -> dict[str, Any]:
     return plain
 
 
-def _as_list(value: Any) -> list[Any]:  # noqa: ANN401 - Lightning takes one or several
+def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]

@@ -27,8 +27,15 @@ class Box(NamedTuple):
 class Crop(Protocol):
     """Chooses the region of an image that becomes the `size` × `size` sample."""
 
-    size: int
-    num_uniforms: int
+    @property
+    def size(self) -> int:
+        """Side of the result in pixels."""
+        ...
+
+    @property
+    def num_uniforms(self) -> int:
+        """Uniforms that `box` takes."""
+        ...
 
     def box(self, width: int, height: int, uniform: Uniforms) -> Box:
         """Return the region for an image of `width` × `height` pixels."""

@@ -78,7 +78,7 @@ def steps_of_limited_epoch(num_steps: int, accumulate: int, limit: int | float |
     if limited % accumulate or not limited:
         fitting = max(accumulate, limited // accumulate * accumulate)
         raise UserInputError(
-            f"trainer.limit_train_batches={limit} is {limited} micro-batches, not a multiple of the "
+            f"trainer.limit_train_batches={limit} is {limited} micro-batches, no multiple of the "
             f"{accumulate} that make up a step; choose {fitting}."
         )
     return limited // accumulate

@@ -287,5 +287,5 @@ def _check_labelled(manifest: Manifest, what: str) -> None:
 
 def _train_crop(kind: TrainCrop, size: int, scale: tuple[float, float], pad: int) -> Crop:
     if kind == "random_resized":
-        return RandomResizedCrop(size, tuple(scale))
+        return RandomResizedCrop(size, (scale[0], scale[1]))
     return PadCrop(size, pad) if kind == "pad" else CenterCrop(size, size)

@@ -1,4 +1,4 @@
-"""Loaders over batch requests: torch's DataLoader runs the processes, the order decides the rest."""
+"""Loaders over batch requests: torch runs the processes, the order decides the rest."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def _end_workers() -> None:
             child.kill()
 
 
-def _as_it_is(batch: Any) -> Any:  # noqa: ANN401 - whatever the dataset returns
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 

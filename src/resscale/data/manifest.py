@@ -149,7 +149,7 @@ class Manifest:
         return file
 
     def check_sizes(self) -> None:
-        """Compare each local shard's size in bytes with the manifest's; cheap enough for each start.
+        """Compare each local shard's bytes with the manifest's; cheap enough for each start.
 
         Raises:
             DataFormatError: a shard or index is missing, shorter or longer.

@@ -154,17 +154,18 @@ class EpochOrder:
         low = partition * self.num_samples // self.partitions
         high = (partition + 1) * self.num_samples // self.partitions
         home = self._home
-        ends = np.append(home.starts[1:], home.size)
+        ends: Int64 = np.append(home.starts[1:], np.int64(home.size))
         first = int(np.searchsorted(ends, low, side="right"))
         last = int(np.searchsorted(home.starts, high, side="left"))
-        starts = np.maximum(home.starts[first:last], low)
+        starts: Int64 = np.maximum(home.starts[first:last], np.int64(low))
         counts = np.minimum(ends[first:last], high) - starts
         first_ids = home.first_ids[first:last] + (starts - home.starts[first:last])
         if self.shuffle == "window":
             key = mix_key(self.seed, _PIECES, self.epoch, partition)
             turn = permute(np.arange(len(counts), dtype=np.int64), len(counts), key)
             counts, first_ids = counts[turn], first_ids[turn]
-        return _Stream(np.cumsum(counts) - counts, first_ids, high - low)
+        stream_starts: Int64 = np.cumsum(counts) - counts
+        return _Stream(stream_starts, first_ids, high - low)
 
 
 def _home_stream(sizes: Int64, seed: int, *, scatter: bool) -> _Stream:

@@ -32,7 +32,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self,
         checkpoint: dict[str, Any],
         path: str | os.PathLike[str],
-        storage_options: Any | None = None,  # noqa: ANN401 - Lightning's signature
+        storage_options: Any | None = None,
     ) -> None:
         """Save atomically.
 
@@ -87,7 +87,12 @@ class Checkpointer(Checkpoint):
         self.best_top1 = state_dict["best_top1"]
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Save every `every_n_steps` optimizer steps."""
         due = self.every_n_steps > 0 and trainer.global_step % self.every_n_steps == 0
@@ -164,7 +169,7 @@ class Checkpointer(Checkpoint):
 
 
 def find_newest_valid(run_dir: RunDir) -> Path | None:
-    """Return the newest checkpoint of a run that is whole; a torn one falls back to the one before."""
+    """Return the newest whole checkpoint of a run; a torn one falls back to the one before."""
     return next((path for path in newest_first(run_dir.checkpoints) if is_whole(path)), None)
 
 
@@ -182,7 +187,7 @@ def is_whole(path: Path) -> bool:
         return False
 
 
-def _refuse_other(state: dict[str, Any], name: str, now: Any, option: str) -> None:  # noqa: ANN401
+def _refuse_other(state: dict[str, Any], name: str, now: Any, option: str) -> None:
     if state[name] != now:
         raise UserInputError(
             f"the checkpoint was trained with {name}={state[name]}, now it is {now}: the order of "
@@ -191,7 +196,7 @@ def _refuse_other(state: dict[str, Any], name: str, now: Any, option: str) -> No
 
 
 def _link(source: Path, target: Path, *, symbolic: bool = False) -> None:
-    """Point `target` at `source` in one step; `best.ckpt` outlives `source`, so it is no symlink."""
+    """Point `target` at `source` in one step; a hard link outlives the source's name."""
     temporary = target.with_name(target.name + ".tmp")
     temporary.unlink(missing_ok=True)
     if symbolic:
@@ -210,4 +215,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-

@@ -102,9 +102,7 @@ class ImageClassifier(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Key stochastic layers by the micro-batch, so that ranks and restarts do not matter."""
-        torch.manual_seed(
-            mix_key(self.seed, _STOCHASTIC, batch["epoch"], int(batch["id"][0])) >> 1
-        )
+        torch.manual_seed(mix_key(self.seed, _STOCHASTIC, batch["epoch"], int(batch["id"][0])) >> 1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of a micro-batch."""
@@ -201,5 +199,6 @@ def _expected_samples(module: ImageClassifier, stage: str) -> int | None:
         return None
     loaders = trainer.test_dataloaders if stage == "test" else trainer.val_dataloaders
     batches = trainer.num_test_batches if stage == "test" else trainer.num_val_batches
-    whole = loaders is not None and sum(batches) == len(loaders)
-    return len(loaders.dataset) if whole and hasattr(loaders, "dataset") else None
+    if loaders is None or sum(batches) != len(loaders) or not hasattr(loaders, "dataset"):
+        return None
+    return len(loaders.dataset)

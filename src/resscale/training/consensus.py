@@ -25,7 +25,7 @@ class Consensus:
             self._group = distributed.new_group(backend="gloo")
 
     def cast(self, vote: int) -> int:
-        """Give this rank's vote and return the sum of the previous step's (of this one's, alone)."""
+        """Give this rank's vote; return the previous step's sum (this one's where alone)."""
         if self._group is None:
             return vote
         total = self._collect()

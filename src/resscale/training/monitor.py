@@ -16,6 +16,7 @@ from torch import Tensor, distributed
 
 from resscale.data.dataset import Batch
 from resscale.errors import TrainingStopped
+from resscale.training.classifier import ImageClassifier
 from resscale.training.position import Position
 from resscale.training.rundir import RunDir
 
@@ -56,7 +57,7 @@ class Monitor(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the evaluation's row; its time is not training's."""
-        if trainer.sanity_checking or not trainer.training and not trainer.validating:
+        if trainer.sanity_checking or (not trainer.training and not trainer.validating):
             return
         values = {
             name: float(value)
@@ -74,18 +75,25 @@ class Monitor(Callback):
         self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int  # noqa: ANN401
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         """Note damaged samples; log where an interval ends."""
         if batch["bad"]:
             self._note_bad(trainer, batch)
         position = Position.of(trainer)
         last = position.at_epoch_start
-        due = trainer.global_step % max(1, trainer.log_every_n_steps) == 0
+        interval = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set at run time
+        due = trainer.global_step % max(1, interval) == 0
         if position.is_step_boundary and (due or last):
             self._log_interval(trainer, pl_module)
 
     def _log_interval(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier), "only it keeps the sums that are logged"
         data = trainer.datamodule  # type: ignore[attr-defined]
         elapsed = time.perf_counter() - self._started
         steps = trainer.global_step - self._step_before

@@ -73,10 +73,10 @@ def rewrite_loops(fit_loop: dict[str, Any], position: Position) -> None:
     optimizer = fit_loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
     for progress in optimizer.values():
         for scope, count in (("total", position.global_step), ("current", step)):
-            progress[scope].update({name: count for name in progress[scope]})
+            progress[scope].update(dict.fromkeys(progress[scope], count))
     scheduler = fit_loop["epoch_loop.scheduler_progress"]
     for scope, count in (("total", position.global_step), ("current", step)):
-        scheduler[scope].update({name: count for name in scheduler[scope]})
+        scheduler[scope].update(dict.fromkeys(scheduler[scope], count))
     fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = position.global_step
     # The loader goes on from the samples seen, on any number of ranks.
     fit_loop["state_dict"].pop("combined_loader", None)

@@ -48,7 +48,12 @@ class Preemption(Checkpoint):
         _silence_lightnings_sigterm_broadcast(trainer)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Vote at each step boundary; the epoch's last step leaves it to `on_train_epoch_end`."""
         position = Position.of(trainer)

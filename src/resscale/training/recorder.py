@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 from resscale.data.dataset import Batch
 from resscale.errors import Preempted, TrainingStopped
@@ -47,7 +47,10 @@ class MetricsTable(Logger):
             self.run.append_metrics({**metrics, "step": step})
 
     def log_hyperparams(
-        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any  # noqa: ANN401
+        self,
+        params: dict[str, Any] | Namespace,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         """Nothing to do: `config.yaml` holds them."""
 
@@ -56,7 +59,12 @@ class SampleLog(Callback):
     """Writes the ids of each consumed batch to `samples/rank-<r>.jsonl`."""
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int  # noqa: ANN401
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         """Append one line."""
         line = {"epoch": batch["epoch"], "step": batch["step"], "ids": batch["id"].tolist()}

@@ -70,7 +70,7 @@ class RunDir:
         """A rank's log of consumed sample ids."""
         return self.path / "samples" / f"rank-{rank}.jsonl"
 
-    def append_event(self, event: str, **facts: Any) -> None:  # noqa: ANN401 - JSON values
+    def append_event(self, event: str, **facts: Any) -> None:
         """Add a line to the ledger."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         append_line(self.events, json.dumps({"time": stamp, "event": event, **facts}))
@@ -147,5 +147,5 @@ def _keep_lines(path: Path, keep: Callable[[str], bool]) -> None:
     temporary.replace(path)
 
 
-def _short(value: Any) -> Any:  # noqa: ANN401 - CSV cells
+def _short(value: Any) -> Any:
     return f"{value:.9g}" if isinstance(value, float) else value

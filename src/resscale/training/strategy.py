@@ -12,12 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from lightning.pytorch.plugins.environments import ClusterEnvironment
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch.nn.parallel import DistributedDataParallel as TorchDDP
-
-from resscale.errors import ResscaleError
 
 # How long ranks that fail together may take to write their last words.
 GRACE_S = 20.0
@@ -30,7 +27,7 @@ class RankLauncher(_SubprocessScriptLauncher):
     a preempted run (75) would lose its exit code, and a failed one its message.
     """
 
-    def launch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def launch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Start the other ranks, then run `function` as rank 0 of this node."""
         kwargs.pop("trainer", None)
         external = self.cluster_environment.creates_processes_externally
@@ -46,7 +43,7 @@ class RankLauncher(_SubprocessScriptLauncher):
         return function(*args, **kwargs)
 
     def wait(self, timeout_s: float = 60.0) -> int:
-        """Wait for the other ranks; return the first exit code that is not 0, killing stragglers."""
+        """Wait for the other ranks, kill stragglers; return the first exit code that is not 0."""
         deadline = time.monotonic() + timeout_s
         codes = []
         for process in self.procs:
@@ -61,9 +58,7 @@ class RankLauncher(_SubprocessScriptLauncher):
         while True:
             time.sleep(0.5)
             failed = [
-                (number + 1, process)
-                for number, process in enumerate(self.procs)
-                if process.poll()
+                (number + 1, process) for number, process in enumerate(self.procs) if process.poll()
             ]
             if failed:
                 break
@@ -93,7 +88,7 @@ class DistributedDataParallel(DDPStrategy):
         kwargs: options of Lightning's DDPStrategy.
     """
 
-    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - handed on
+    def __init__(self, **kwargs: Any) -> None:
         # Broadcasting rank 0's buffers at each forward costs a collective a step and throws the
         # other ranks' statistics away; `average_batchnorm_statistics` keeps them all.
         kwargs.setdefault(_buffers_option(), False)
@@ -102,9 +97,7 @@ class DistributedDataParallel(DDPStrategy):
 
     def _configure_launcher(self) -> None:
         assert self.cluster_environment is not None
-        self._launcher = RankLauncher(
-            _checked(self.cluster_environment), self.num_processes, self.num_nodes
-        )
+        self._launcher = RankLauncher(self.cluster_environment, self.num_processes, self.num_nodes)
 
 
 def register_strategies() -> None:
@@ -118,12 +111,6 @@ def _buffers_option() -> str:
     """Return DDP's name for the broadcast: torch 2.13 renamed it and warns of the old one."""
     known = inspect.signature(TorchDDP.__init__).parameters
     return "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-
-
-def _checked(environment: ClusterEnvironment) -> ClusterEnvironment:
-    if not isinstance(environment, ClusterEnvironment):
-        raise ResscaleError("the trainer has no cluster environment")
-    return environment
 
 
 def _share_cores(num_processes: int) -> None:
