@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
@@ -179,7 +182,7 @@ def build_loader(
             "multiprocessing_context": context,
             "prefetch_factor": options.prefetch_factor,
             "persistent_workers": True,
-            "worker_init_fn": _leave_signals_to_the_rank,
+            "worker_init_fn": _belong_to_the_rank,
         }
     return DataLoader(
         _ErrorsAsValues(dataset),
@@ -208,10 +211,20 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _leave_signals_to_the_rank(worker_id: int) -> None:
-    """Ignore what SLURM or a terminal sends to the whole process group.
+def _belong_to_the_rank(worker_id: int) -> None:
+    """Begin a reading process: it outlives signals, but never its rank.
 
-    The rank finishes its step and saves; it needs its workers until then, and ends them itself.
+    SLURM or a terminal signals the whole process group; the rank finishes its step and saves, and
+    needs its workers until then. A rank that is killed cannot end them: torch's own watch looks at
+    the fork server, which in turn stays as long as its children, so both would stay for ever.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_rank, daemon=True).start()
+
+
+def _end_with_the_rank() -> None:
+    rank = multiprocessing.parent_process()
+    assert rank is not None
+    multiprocessing.connection.wait([rank.sentinel])
+    os._exit(1)
