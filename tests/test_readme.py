@@ -1,0 +1,154 @@
+"""What README, CONTRIBUTING and docs say is true: links, commands, exit codes, columns, the tour.
+
+The README's two main commands themselves are run by `.ci/run`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import resscale
+from resscale import cli_data_arguments
+from resscale.cli import COMMANDS
+from resscale.data.manifest import Manifest, ShardInfo
+from resscale.errors import ResscaleError
+from resscale.training.rundir import METRIC_COLUMNS
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = Path(resscale.__file__).parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = PAGES[0].read_text()
+TRAINING = ("fit", "validate", "test", "predict")
+PARSERS = {
+    "pack": cli_data_arguments.pack_parser,
+    "index": cli_data_arguments.index_parser,
+    "inspect": cli_data_arguments.inspect_parser,
+}
+
+
+def section(text: str, title: str) -> str:
+    """The text below a heading, up to the next one."""
+    found = re.search(rf"^##+ {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    assert found, f"there is no section {title!r}"
+    return found[1]
+
+
+def first_cells(text: str) -> list[str]:
+    """The first column of the tables in a text, without their headings."""
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+    rules = [number for number, cell in enumerate(rows) if set(cell) <= set("-: ")]
+    headings = {number - 1 for number in rules}
+    return [
+        cell.strip("`")
+        for number, cell in enumerate(rows)
+        if number not in headings and number not in rules
+    ]
+
+
+def commands_of(text: str) -> Iterator[list[str]]:
+    """The arguments of each `resscale ...` in fenced bash blocks and in tables."""
+    for block in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in line.split("&&"):
+                words = shlex.split(part, comments=True)
+                if words[:1] == ["resscale"]:
+                    yield words[1:]
+    for line in text.splitlines():
+        if line.startswith("|"):
+            for quoted in re.findall(r"`(resscale [^`]+)`", line):
+                yield shlex.split(quoted)[1:]
+
+
+EXAMPLES = {
+    shlex.join(words): words
+    for page in PAGES
+    if page.name != "faults.md"  # its commands are wrong on purpose
+    for words in commands_of(page.read_text())
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_and_picture_exists(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not re.match(r"https?://|mailto:", target):
+            file, _, anchor = target.partition("#")
+            assert (page.parent / file).exists(), f"{page.name} links to {target}"
+            assert not anchor, f"{page.name}: link to the page, not into it: {target}"
+
+
+@pytest.mark.parametrize("words", EXAMPLES.values(), ids=EXAMPLES)
+def test_every_command_that_is_shown_parses(words: list[str], tmp_path: Path) -> None:
+    name, arguments = words[0], words[1:]
+    assert name in COMMANDS
+    if name in PARSERS:
+        PARSERS[name]().parse_args(arguments)
+        return
+    assert name in TRAINING
+    for option, value in pairwise(arguments):
+        if option == "--config" and not Path(value).name.startswith("my"):
+            assert (ROOT / value).is_file(), f"there is no {value}"
+    parse_training(name, arguments)
+
+
+def parse_training(stage: str, arguments: list[str]) -> None:
+    """Parse with the real parser; a run that only the reader has stands for the demo's."""
+    from resscale.cli_train import _Cli
+
+    absolute = [str(ROOT / word) if word.startswith("configs/") else word for word in arguments]
+    if "--config" not in absolute:
+        absolute = ["--config", str(ROOT / "configs/demo.yaml"), *absolute]
+    _Cli(stage, absolute)  # type: ignore[arg-type]
+
+
+def test_the_table_of_commands_is_the_command_lines(tmp_path: Path) -> None:
+    table = section(README, "Commands")
+    assert first_cells(table) == list(COMMANDS)
+    for name, (what, _) in COMMANDS.items():
+        assert f"| `{name}` | {what} | `resscale {name} " in table
+
+
+def test_the_tour_has_a_line_for_each_module_and_no_other() -> None:
+    block = re.search(r"src/resscale/\n(.*?)```", section(README, "A tour of the code"), re.S)
+    assert block
+    listed = [line.split()[0] for line in block[1].splitlines() if line.strip()]
+    assert sorted(listed) == sorted(str(file.relative_to(SOURCE)) for file in SOURCE.rglob("*.py"))
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "docs/faults.md"], ids=["README", "faults"]
+)
+def test_the_exit_codes_are_those_of_the_errors(page: Path) -> None:
+    def codes(error: type[ResscaleError]) -> set[int]:
+        return {error.exit_code}.union(*(codes(child) for child in error.__subclasses__()))
+
+    listed = first_cells(section(page.read_text(), "Exit codes"))
+    assert {int(code) for code in listed} == {0, *codes(ResscaleError)}
+
+
+def test_the_columns_of_metrics_csv_are_all_described() -> None:
+    page = (ROOT / "docs/training.md").read_text()
+    assert tuple(first_cells(section(page, "metrics.csv"))) == METRIC_COLUMNS
+
+
+def test_the_fields_of_the_manifest_are_all_described(tmp_path: Path) -> None:
+    shard = ShardInfo("a.tar", 1, 1, "")
+    fields = json.loads(Manifest(("a",), (shard,), (1,)).save(tmp_path).read_text())
+    page = (ROOT / "docs/data.md").read_text()
+    assert sorted(first_cells(section(page, "manifest.json"))) == sorted(fields)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_names_a_path_of_one_machine(page: Path) -> None:
+    assert not re.search(r"/(tmp|work|root|home)/", page.read_text())
+
+
+def test_pictures_are_small() -> None:
+    for picture in (ROOT / "docs").glob("*.png"):
+        assert picture.stat().st_size < 150_000
