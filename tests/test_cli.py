@@ -1,6 +1,7 @@
 """The command line: its table of commands, its help, and errors that become exit codes."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -160,8 +161,12 @@ def test_ctrl_c_ends_with_130_and_no_traceback(
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     writer = subprocess.Popen(
-        [sys.executable, "-c", WRITE_A_LOT], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", WRITE_A_LOT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=buffered,
     )
     assert writer.stdout is not None
     assert writer.stderr is not None

@@ -81,6 +81,7 @@ def test_an_unknown_key_in_the_yaml_suggests_the_nearest(
         ("global_batch_size", "data.global_batch_size"),
         ("modle.num_classes", "model.num_classes"),
         ("max_epochs", "trainer.max_epochs"),
+        ("lr", "model.optimizer.lr"),  # far from the whole name, equal to its last part
         ("runs_dirr", "runs_dir"),
     ],
 )

@@ -130,7 +130,7 @@ def test_an_accumulation_of_the_users_own_is_refused(refuse: Refuse) -> None:
 def test_a_limit_that_ends_in_the_middle_of_a_step_is_refused(refuse: Refuse) -> None:
     said = refuse("--data.micro_batch_size", "16", "--trainer.limit_train_batches", "6")
     assert said == (
-        "trainer.limit_train_batches=6 is 6 micro-batches, not a multiple of the 4 that make up a "
+        "trainer.limit_train_batches=6 is 6 micro-batches, no multiple of the 4 that make up a "
         "step; choose 4."
     )
 

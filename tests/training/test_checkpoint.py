@@ -69,14 +69,19 @@ def test_no_temporary_file_is_left(saved: Path) -> None:
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("No space left on device")],
+    ids=["the file's", "torch's own zip writer's"],
+)
 def test_an_error_in_the_middle_leaves_the_old_file(
-    saved: Path, monkeypatch: pytest.MonkeyPatch
+    saved: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     before = saved.read_bytes()
 
     def half_then_full(content: Any, file: Any) -> None:
         file.write(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     monkeypatch.setattr(torch, "save", half_then_full)
     with pytest.raises(UserInputError, match=r"cannot be written .*No space left on device") as e:
@@ -86,7 +91,7 @@ def test_an_error_in_the_middle_leaves_the_old_file(
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
-def test_a_full_disk_met_by_torchs_own_writer_is_told_the_same_way(
+def test_a_device_that_is_really_full_is_told_the_same_way(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Path.open
@@ -180,6 +185,17 @@ def test_the_best_is_the_first_with_the_highest_accuracy(run: RunDir) -> None:
     assert best["global_step"] == expected
     state = best["callbacks"]["Checkpointer"]
     assert state["best_top1"] == pytest.approx(accuracy[expected], rel=1e-6)
+
+
+def test_only_a_rise_makes_a_new_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    linked: list[tuple[str, str]] = []
+    monkeypatch.setattr(module, "_link", lambda a, b: linked.append((a.name, b.name)))
+    checkpointer, trainer = Checkpointer(), SimpleNamespace(is_global_zero=True)
+    for epoch, top1 in enumerate((0.5, 0.75, 0.75, 0.625, None, 0.875)):
+        trainer.callback_metrics = {} if top1 is None else {"val/top1": torch.tensor(top1)}
+        monkeypatch.setattr(checkpointer, "save", lambda *a, e=epoch: tmp_path / f"{e}.ckpt")
+        checkpointer.on_train_epoch_end(trainer, None)
+    assert linked == [(f"{epoch}.ckpt", "best.ckpt") for epoch in (0, 1, 5)]
 
 
 def test_a_checkpoint_says_what_a_resume_must_know(run: RunDir) -> None:

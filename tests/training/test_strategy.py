@@ -1,9 +1,9 @@
 """Ranks as processes: every exit code counts, and no rank outlives the others."""
 
+import inspect
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +11,6 @@ import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
 
-from resscale.errors import ResscaleError
 from resscale.training import strategy
 from resscale.training.strategy import (
     DistributedDataParallel,
@@ -145,12 +144,33 @@ def test_ddp_means_ours() -> None:
     assert StrategyRegistry.get("ddp").__class__ is DistributedDataParallel
 
 
-def test_ddp_keeps_each_ranks_buffers_and_may_be_told_otherwise() -> None:
-    assert DistributedDataParallel()._ddp_kwargs == {
-        "broadcast_buffers": False,
-        "gradient_as_bucket_view": True,
-    }
-    assert DistributedDataParallel(broadcast_buffers=True)._ddp_kwargs["broadcast_buffers"]
+class DdpOfTorch212:
+    def __init__(self, module: Any, broadcast_buffers: bool = True) -> None: ...
+
+
+class DdpOfTorch213:
+    def __init__(self, module: Any, forward_sync_buffers: bool = True) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("torchs_own", "name"),
+    [(DdpOfTorch212, "broadcast_buffers"), (DdpOfTorch213, "forward_sync_buffers")],
+)
+def test_ddp_keeps_each_ranks_buffers_by_whichever_name_torch_knows(
+    monkeypatch: pytest.MonkeyPatch, torchs_own: type, name: str
+) -> None:
+    monkeypatch.setattr(strategy, "TorchDDP", torchs_own)
+    expected = {name: False, "gradient_as_bucket_view": True}
+    assert DistributedDataParallel()._ddp_kwargs == expected
+
+
+def test_ddp_takes_only_options_that_this_torch_knows() -> None:
+    known = inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters
+    options = DistributedDataParallel()._ddp_kwargs
+    assert set(options) <= set(known)
+    buffers = [name for name in options if name.endswith("_buffers")]
+    assert [options[name] for name in buffers] == [False]
+    assert DistributedDataParallel(**{buffers[0]: True})._ddp_kwargs[buffers[0]]
 
 
 def test_ddp_launches_its_ranks_with_our_launcher() -> None:
@@ -160,9 +180,3 @@ def test_ddp_launches_its_ranks_with_our_launcher() -> None:
     ddp._configure_launcher()
     assert isinstance(ddp.launcher, RankLauncher)
     assert ddp.launcher.num_processes == 2
-
-
-def test_a_trainer_without_a_cluster_environment_is_a_bug() -> None:
-    nothing: Any = SimpleNamespace()
-    with pytest.raises(ResscaleError, match="no cluster environment"):
-        strategy._checked(nothing)
