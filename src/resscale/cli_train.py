@@ -22,7 +22,7 @@ from resscale.cli_errors import explain_parser_error
 from resscale.cluster.environment import RUN_DIR_VARIABLE, Launch, read_launch
 from resscale.data.datamodule import ShardDataModule
 from resscale.data.manifest import Manifest
-from resscale.errors import Preempted, ResscaleError, UserInputError
+from resscale.errors import Preempted, ResscaleError, TrainingStopped, UserInputError
 from resscale.training.checkpoint import AtomicCheckpointIO, Checkpointer, find_newest_valid
 from resscale.training.classifier import ImageClassifier
 from resscale.training.monitor import Monitor
@@ -56,6 +56,11 @@ def run_fit(argv: Sequence[str]) -> int:
         status = "preempted"
         if session.launch.is_first and session.trainer.is_global_zero:
             print(f"{stopped}\ngo on with:  {session.resume_command()}", flush=True)
+        return stopped.exit_code
+    except TrainingStopped as stopped:
+        # All ranks stop at the same step for the same reason; one tells it.
+        if session.trainer.is_global_zero:
+            raise
         return stopped.exit_code
     finally:
         code = session.wait_for_ranks()
@@ -142,7 +147,7 @@ class Session:
         _quiet_third_parties()
         register_strategies()
         try:
-            self._prepare(_with_saved_config(list(argv)))
+            self._prepare(_with_saved_config(stage, list(argv)))
         except UserInputError as error:
             # Every rank finds the same fault; one tells it.
             if self.launch.is_first:
@@ -178,7 +183,11 @@ class Session:
             + (f", {facts['bad_samples']} damaged" if facts["bad_samples"] else "")
         )
         print(f"run directory: {self.run.path}")
-        print(f"next:  resscale validate --run_dir {self.run.path} --ckpt_path best")
+        folder = shlex.quote(str(self.run.path))
+        if top1 is None:
+            print(f"next:  resscale predict --run_dir {folder} --data.predict IMAGES")
+        else:
+            print(f"next:  resscale validate --run_dir {folder} --ckpt_path best")
 
     def resume_command(self) -> str:
         """Return the command that goes on with this run."""
@@ -360,7 +369,7 @@ class _Cli(LightningCLI):
             raise UserInputError(f"trainer: {error}") from error
 
 
-def _with_saved_config(argv: list[str]) -> list[str]:
+def _with_saved_config(stage: Stage, argv: list[str]) -> list[str]:
     """Use the run directory's own configuration where the user names a run but no config."""
     named = any(a == "-c" or a == "--config" or a.startswith("--config=") for a in argv)
     if named:
@@ -374,6 +383,8 @@ def _with_saved_config(argv: list[str]) -> list[str]:
         if value is not None:
             saved = RunDir(value).config
             if not saved.is_file():
+                if stage == "fit":
+                    return argv
                 raise UserInputError(
                     f"{value} holds no config.yaml, so it is no run directory; name one that "
                     f"`resscale fit` made, or give --config FILE too."
@@ -401,7 +412,10 @@ def _quiet_third_parties() -> None:
     """Keep Lightning's advertisements and advice out of the user's way; warnings stay."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+    for name in ("lightning.fabric.utilities.seed", "lightning.fabric.utilities.distributed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # torch 2.13 deprecates what Lightning 2.6 still calls.
+    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated")
     # Our loader reads in processes of its own and says how many.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")

@@ -158,9 +158,7 @@ def test_a_signal_to_one_rank_stops_both_and_both_go_on_as_one(
     assert json.loads((run_dir / "summary.json").read_text())["status"] == "preempted"
 
     # On one process now: the samples and losses are those of the undisturbed two.
-    code, said = finish(
-        start(repository, run_dir, "--ckpt_path=auto", "--trainer.devices=1")
-    )
+    code, said = finish(start(repository, run_dir, "--ckpt_path=auto", "--trainer.devices=1"))
     assert code == 0, said
     assert samples(run_dir) == samples(two)
     pairs = zip(rows(run_dir), rows(two), strict=True)

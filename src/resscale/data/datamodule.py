@@ -225,8 +225,10 @@ class ShardDataModule(LightningDataModule):
         self._train_loader = loader
         return loader
 
-    def val_dataloader(self) -> EvaluationLoader:
-        """Build this rank's validation loader."""
+    def val_dataloader(self) -> EvaluationLoader | list[EvaluationLoader]:
+        """Build this rank's validation loader; without validation shards there is none."""
+        if self.locations["val"] is None:
+            return []
         return self._evaluation_loader("val")
 
     def test_dataloader(self) -> EvaluationLoader:

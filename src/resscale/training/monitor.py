@@ -20,6 +20,9 @@ from resscale.training.classifier import ImageClassifier
 from resscale.training.position import Position
 from resscale.training.rundir import RunDir
 
+# Damaged samples that a message names; the ledger has them all.
+_NAMED = 20
+
 
 class Monitor(Callback):
     """Logs a row every `trainer.log_every_n_steps` optimizer steps and one per evaluation.
@@ -159,9 +162,17 @@ class Monitor(Callback):
             raise TrainingStopped(
                 f"{self._bad_in_epoch} damaged samples in this epoch, more than "
                 f"data.max_bad_fraction={data.max_bad_fraction:g} of "
-                f"{data.manifest('train').num_samples} allows. They are listed in {run.events}. "
-                f"Mend or pack the data again, or raise the fraction."
+                f"{data.manifest('train').num_samples} allows: {_name_bad(run)} (listed with their "
+                f"shards and reasons in {run.events}). Mend or pack the data again, or raise the "
+                f"fraction."
             )
+
+
+def _name_bad(run: RunDir) -> str:
+    """Return the keys of the newest damaged samples in the ledger, of all ranks."""
+    keys = [str(line["key"]) for line in run.read_events("bad_sample")]
+    shown = ", ".join(keys[-_NAMED:])
+    return f"... {shown}" if len(keys) > _NAMED else shown
 
 
 def _sum_over_ranks(values: Tensor, trainer: Trainer) -> Tensor:

@@ -75,6 +75,18 @@ class RunDir:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         append_line(self.events, json.dumps({"time": stamp, "event": event, **facts}))
 
+    def read_events(self, event: str) -> list[dict[str, Any]]:
+        """Return the ledger's lines of one kind; a torn line is passed over."""
+        found = []
+        for line in self.events.read_text().splitlines() if self.events.exists() else []:
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if entry.get("event") == event:
+                found.append(entry)
+        return found
+
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add a row to the metrics table; columns the table does not have are left out."""
         self.path.mkdir(parents=True, exist_ok=True)
