@@ -135,6 +135,27 @@ def test_a_limit_that_ends_in_the_middle_of_a_step_is_refused(refuse: Refuse) ->
     )
 
 
+@pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero:UserWarning")
+def test_without_validation_shards_there_is_a_result_and_another_next_command(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    arguments = ["--config", config, "--run_dir", str(run_dir), "--data.val", "null"]
+    assert main(["fit", *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3].startswith("done: 192 images seen, ")
+    assert lines[-1] == f"next:  resscale predict --run_dir {run_dir} --data.predict IMAGES"
+    assert json.loads((run_dir / "summary.json").read_text())["val_top1"] is None
+
+
+def test_a_new_run_directory_needs_no_config_where_options_say_it_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # It gets as far as the data: the directory is a new one, not a run that holds a config.
+    assert main(["fit", "--run_dir", str(tmp_path / "new"), "--data.train", "nothing"]) == 2
+    assert "No shards at nothing" in capsys.readouterr().err
+
+
 def test_a_run_directory_holds_what_the_design_says(trained: tuple[Path, list[str]]) -> None:
     names = {path.name for path in trained[0].iterdir()}
     assert names == {

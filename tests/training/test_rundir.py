@@ -64,6 +64,15 @@ def test_events_are_one_json_object_a_line(run: RunDir) -> None:
     assert first["time"].startswith("20")
 
 
+def test_events_of_a_kind_are_read_back_past_a_torn_line(run: RunDir) -> None:
+    assert run.read_events("bad_sample") == []
+    run.append_event("bad_sample", key="a")
+    append_line(run.events, '{"event": "bad_sam')
+    run.append_event("ended", status="done")
+    run.append_event("bad_sample", key="b")
+    assert [event["key"] for event in run.read_events("bad_sample")] == ["a", "b"]
+
+
 def test_the_summary_is_replaced_whole(run: RunDir) -> None:
     assert run.read_summary() == {}
     run.write_summary({"status": "running", "epoch": 1})
