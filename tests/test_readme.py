@@ -99,12 +99,12 @@ def test_every_command_that_is_shown_parses(words: list[str]) -> None:
 
 def parse_training(stage: str, arguments: list[str]) -> None:
     """Parse with the real parser; a run that only the reader has stands for the demo's."""
-    from resscale.cli_train import _Cli
+    from resscale.cli_lightning import TrainCli
 
     absolute = [str(ROOT / word) if word.startswith("configs/") else word for word in arguments]
     if "--config" not in absolute:
         absolute = ["--config", str(ROOT / "configs/demo.yaml"), *absolute]
-    _Cli(stage, absolute)  # type: ignore[arg-type]
+    TrainCli(stage, absolute)  # type: ignore[arg-type]
 
 
 def test_the_table_of_commands_is_the_command_lines() -> None:

@@ -88,7 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code (0, 1, 2, 70 or 75; see `resscale.errors`)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        # Here, where a reader that has gone is expected, and not at the interpreter's end.
+        sys.stdout.flush()
+        return code
     except ResscaleError as error:
         if error.exit_code == 1:
             raise

@@ -52,6 +52,10 @@ def explain_parser_error(text: str, options: Iterable[str]) -> str:
         if found := pattern.search(text):
             value = found["value"].strip()
             return f"{found['key']}={value} is not valid; it must be {_types(found[group])}."
+    if found := re.search(r"Path is not a file: '(?P<path>[^']+)'", text):
+        return f"--config {found['path']} is no file; name a YAML file."
+    if text.startswith("Unexpected config"):
+        return "the configuration is empty, or no mapping of options to values."
     if "Problems parsing config" in text:
         return f"the configuration is not valid YAML: {' '.join(text.split()[3:])}."
     return " ".join(text.split())
@@ -77,5 +81,8 @@ def _missing_config(path: str) -> str:
 
 
 def _types(text: str) -> str:
+    choices = re.findall(r"Literal\[([^\]]*)\]", text)
+    if choices:
+        return f"one of {', '.join(choices)}".replace("'", "")
     names = re.findall(r"<class '(?:\w+\.)*(\w+)'>", text) or [text.strip()]
     return " or ".join(dict.fromkeys(_TYPE_NAMES.get(name, name) for name in names))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shlex
@@ -10,31 +9,26 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import jsonargparse
+import torch
 import yaml
-from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 
-from resscale.cli_errors import explain_parser_error
+from resscale.cli_lightning import Stage, TrainCli, plain_config, with_saved_config
 from resscale.cluster.environment import RUN_DIR_VARIABLE, Launch, read_launch
-from resscale.data.datamodule import ShardDataModule
 from resscale.data.manifest import Manifest
 from resscale.errors import Preempted, ResscaleError, TrainingStopped, UserInputError
-from resscale.training.checkpoint import AtomicCheckpointIO, Checkpointer, find_newest_valid
-from resscale.training.classifier import ImageClassifier
+from resscale.training.checkpoint import (
+    check_resumable,
+    find_newest_valid,
+    load_checkpoint,
+)
 from resscale.training.monitor import Monitor
 from resscale.training.predictions import PredictionWriter
-from resscale.training.preempt import Preemption
-from resscale.training.progress import ProgressDisplay
-from resscale.training.recorder import MetricsTable, Recorder, SampleLog
 from resscale.training.rundir import RunDir
 from resscale.training.runid import choose_run_dir, config_digest, refuse_used
 from resscale.training.strategy import RankLauncher, register_strategies
 
-Stage = Literal["fit", "validate", "test", "predict"]
 _SPLITS: dict[Stage, tuple[str, ...]] = {
     "fit": ("train", "val"),
     "validate": ("val",),
@@ -147,7 +141,7 @@ class Session:
         _quiet_third_parties()
         register_strategies()
         try:
-            self._prepare(_with_saved_config(stage, list(argv)))
+            self._prepare(with_saved_config(stage, list(argv)))
         except UserInputError as error:
             # Every rank finds the same fault; one tells it.
             if self.launch.is_first:
@@ -165,7 +159,7 @@ class Session:
         print(f"{plan}; {optimizer.explain_lr(self.data.global_batch_size)}")
         print(
             f"{self.model.num_parameters:,} parameters; {order.num_samples:,} training samples = "
-            f"{order.num_steps} steps per epoch"
+            f"{order.num_steps} {'step' if order.num_steps == 1 else 'steps'} per epoch"
             + (f", {order.num_dropped} left over (others each epoch)" if order.num_dropped else "")
         )
         if self.ckpt_path:
@@ -210,18 +204,25 @@ class Session:
         return launcher.wait() if isinstance(launcher, RankLauncher) else 0
 
     def _prepare(self, argv: list[str]) -> None:
-        cli = _Cli(self.stage, argv)
+        cli = TrainCli(self.stage, argv)
         self.config = cli.config
-        plain = _plain_config(cli)
+        plain = plain_config(cli)
         name = Path(str(self.config.config[-1])).stem if self.config.config else "run"
         self.run = RunDir(self._choose_run_dir(name, config_digest(plain)))
         self.ckpt_path = self._choose_checkpoint()
+        if self.config.num_threads is not None:
+            torch.set_num_threads(self.config.num_threads)
         self.monitor = Monitor()
         cli.build(self)
         self.trainer, self.model, self.data = cli.trainer, cli.model, cli.datamodule
         self.trainer.resscale_config = plain  # type: ignore[attr-defined]
         splits = tuple(s for s in _SPLITS[self.stage] if s != "val" or self._wants("val"))
         self.data.check(splits, self.model.num_classes, self.trainer.world_size)
+        if self.ckpt_path is not None:
+            checkpoint = load_checkpoint(self.ckpt_path)
+            if self.stage == "fit":
+                # Before anything of the run is touched: a refused resume must leave it as it was.
+                check_resumable(checkpoint, self.data)
         if self.stage == "fit":
             if self.launch.is_first:
                 self.run.path.mkdir(parents=True, exist_ok=True)
@@ -273,147 +274,16 @@ class Session:
         return path
 
 
-class _Cli(LightningCLI):
-    """LightningCLI without its run: it parses, `Session` decides, `build` instantiates."""
-
-    def __init__(self, stage: Stage, argv: list[str]) -> None:
-        self.stage: Stage = stage
-        self._session: Session | None = None
-        try:
-            super().__init__(
-                ImageClassifier,
-                ShardDataModule,
-                save_config_callback=None,
-                trainer_defaults={"max_epochs": 1},
-                seed_everything_default=0,
-                parser_kwargs={
-                    "exit_on_error": False,
-                    "allow_abbrev": False,
-                    "prog": f"resscale {stage}",
-                },
-                args=argv,
-                run=False,
-                auto_configure_optimizers=False,
-                load_from_checkpoint_support=False,
-            )
-        except jsonargparse.ArgumentError as error:
-            options = list(self.parser.get_defaults().keys())
-            raise UserInputError(explain_parser_error(str(error), options)) from None
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what Lightning does not have."""
-        parser.add_argument("--help_all", action="help", help="Show every option there is.")
-        parser.add_argument("--run_dir", type=str | None, default=None, help="Run directory.")
-        parser.add_argument("--runs_dir", type=str, default="runs", help="Where runs lie.")
-        parser.add_argument(
-            "--ckpt_path", type=str | None, default=None, help="Checkpoint, 'auto' or 'best'."
-        )
-        if self.stage == "predict":
-            parser.add_argument("--output", type=str, default="predictions.csv", help="File.")
-        else:
-            parser.add_argument("--output", type=str | None, default=None, help="For predict.")
-        parser.add_lightning_class_args(Checkpointer, "checkpoint")
-        parser.link_arguments("data.global_batch_size", "model.global_batch_size")
-        parser.link_arguments("data.channels", "model.in_channels")
-        # One seed names the initial weights, the order, the augmentation and the noise.
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
-        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse without Lightning's warning that sys.argv is not empty."""
-        self.config = parser.parse_args(args)
-
-    def _parse_ckpt_path(self) -> None:
-        """Do nothing: a checkpoint's hyper-parameters must not override what the user says."""
-
-    def instantiate_classes(self) -> None:
-        """Do nothing yet: the run directory must be known first; see `build`."""
-
-    def build(self, session: Session) -> None:
-        """Instantiate model, data and trainer."""
-        self._session = session
-        super().instantiate_classes()
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add the run's callbacks, loggers and checkpoint writer to what the user configures."""
-        session = self._session
-        assert session is not None
-        fitting = self.stage == "fit"
-        checkpointer: Checkpointer = self.config_init.checkpoint
-        trainer_config = {**self.config_init.trainer, "enable_progress_bar": False}
-        trainer_config["enable_model_summary"] = False
-        trainer_config["num_sanity_val_steps"] = 0
-        trainer_config["default_root_dir"] = str(session.run.path)
-        own = list(trainer_config["callbacks"] or [])
-        monitor = session.monitor
-        callbacks = [*own]
-        if fitting:
-            callbacks += [monitor, Recorder(monitor, session.command, session.ckpt_path)]
-            callbacks += [ProgressDisplay(monitor)]
-            callbacks += [SampleLog()] if self.config.data.log_sample_ids else []
-            callbacks += [checkpointer, Preemption(checkpointer)]
-        trainer_config["callbacks"] = callbacks
-        trainer_config["enable_checkpointing"] = fitting
-        trainer_config["plugins"] = [
-            *_as_list(trainer_config.get("plugins")),
-            AtomicCheckpointIO(),
-        ]
-        if fitting and trainer_config["logger"] in (None, True):
-            board = TensorBoardLogger(session.run.path, name="", version="tensorboard")
-            trainer_config["logger"] = [MetricsTable(session.run), board]
-        elif not fitting:
-            trainer_config["logger"] = False
-        try:
-            return Trainer(**trainer_config)
-        except (ValueError, RuntimeError) as error:
-            raise UserInputError(f"trainer: {error}") from error
-
-
-def _with_saved_config(stage: Stage, argv: list[str]) -> list[str]:
-    """Use the run directory's own configuration where the user names a run but no config."""
-    named = any(a == "-c" or a == "--config" or a.startswith("--config=") for a in argv)
-    if named:
-        return argv
-    for position, argument in enumerate(argv):
-        value = None
-        if argument == "--run_dir" and position + 1 < len(argv):
-            value = argv[position + 1]
-        elif argument.startswith("--run_dir="):
-            value = argument.partition("=")[2]
-        if value is not None:
-            saved = RunDir(value).config
-            if not saved.is_file():
-                if stage == "fit":
-                    return argv
-                raise UserInputError(
-                    f"{value} holds no config.yaml, so it is no run directory; name one that "
-                    f"`resscale fit` made, or give --config FILE too."
-                )
-            return ["--config", str(saved), *argv]
-    return argv
-
-
-def _plain_config(cli: _Cli) -> dict[str, Any]:
-    """Return the effective configuration as plain values, without what is linked or of one call."""
-    text = cli.parser.dump(cli.config, skip_none=False, format="json")
-    plain: dict[str, Any] = json.loads(text)
-    for name in ("config", "run_dir", "runs_dir", "ckpt_path", "output"):
-        plain.pop(name, None)
-    return plain
-
-
-def _as_list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
 def _quiet_third_parties() -> None:
     """Keep Lightning's advertisements and advice out of the user's way; warnings stay."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in ("lightning.fabric.utilities.seed", "lightning.fabric.utilities.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # A checkpoint is evaluated without the callbacks that wrote it.
+    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")
+    # Training without validation shards is the user's choice.
+    warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
     # torch 2.13 deprecates what Lightning 2.6 still calls.
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated")
     # Our loader reads in processes of its own and says how many.

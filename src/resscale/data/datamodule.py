@@ -87,6 +87,15 @@ class ShardDataModule(LightningDataModule):
         log_sample_ids: bool = False,
     ) -> None:
         super().__init__()
+        _check_counts(
+            image_size=image_size,
+            eval_size=eval_size,
+            eval_resize=eval_resize,
+            eval_batch_size=eval_batch_size,
+            global_batch_size=global_batch_size,
+        )
+        if num_workers is not None and num_workers < 0:
+            raise UserInputError(f"data.num_workers={num_workers} must be 0 or more.")
         self.locations = {"train": train, "val": val, "test": test, "predict": predict}
         self.global_batch_size = global_batch_size
         self.micro_batch_size = micro_batch_size
@@ -276,6 +285,12 @@ class ShardDataModule(LightningDataModule):
         share = len(os.sched_getaffinity(0)) // max(1, local_ranks)
         workers = max(0, share - 1) if self.num_workers is None else self.num_workers
         return WorkerOptions(workers, self.start_method, pin_memory=on_gpu)
+
+
+def _check_counts(**values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise UserInputError(f"data.{name}={value} must be at least 1.")
 
 
 def _check_labelled(manifest: Manifest, what: str) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from resscale.data.augment import Box, Crop, Uniforms
 
@@ -50,6 +50,8 @@ class PillowDecoder:
             with Image.open(io.BytesIO(data)) as opened:
                 opened.load()
                 image = opened.convert(_MODES[self.channels])
+        except UnidentifiedImageError as error:
+            raise DecodeError("not an image that Pillow can read") from error
         # Pillow's plugins raise many kinds (SyntaxError, struct.error ...) on damaged files.
         except Exception as error:
             raise DecodeError(f"{type(error).__name__}: {error}") from error

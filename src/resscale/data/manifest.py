@@ -155,7 +155,8 @@ class Manifest:
             DataFormatError: a shard or index is missing, shorter or longer.
         """
         remedy = (
-            f"Restore the file, or index anew what is there: resscale index '{self.root}/*.tar'"
+            f"Copy the file again or pack the data set again; if the change is meant: "
+            f"resscale index --force '{self.root}/*.tar'"
         )
         if not self.shards or not self.num_samples:
             raise DataFormatError(

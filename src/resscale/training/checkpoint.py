@@ -7,6 +7,7 @@ derived from it when a checkpoint is loaded, so a run continues on any number of
 from __future__ import annotations
 
 import os
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from resscale.data.datamodule import ShardDataModule
 from resscale.errors import UserInputError
 from resscale.training.batchnorm import average_batchnorm_statistics
 from resscale.training.position import Position, rewrite_loops
@@ -152,20 +154,48 @@ class Checkpointer(Checkpoint):
         Raises:
             UserInputError: other data, another global batch or another seed.
         """
-        state = checkpoint.get(STATE_KEY)
-        if state is None:
-            raise UserInputError(
-                "the checkpoint was not written by resscale: it does not say how many samples were "
-                "seen, so training cannot go on from it."
-            )
         data = trainer.datamodule  # type: ignore[attr-defined]
-        _refuse_other(state, "global_batch_size", data.global_batch_size, "data.global_batch_size")
-        _refuse_other(state, "seed", data.seed, "seed_everything")
-        _refuse_other(state, "manifest", data.manifest("train").fingerprint, "data.train")
+        state = check_resumable(checkpoint, data)
         data.samples_seen = state["samples_seen"]
         accumulate = data.plan(trainer.world_size).accumulate
         position = Position(state["global_step"], data.steps_per_epoch(), accumulate)
         rewrite_loops(checkpoint["loops"]["fit_loop"], position)
+
+
+def check_resumable(checkpoint: dict[str, Any], data: ShardDataModule) -> dict[str, Any]:
+    """Return what a checkpoint says of its run, if training on `data` can go on from it.
+
+    Raises:
+        UserInputError: not one of ours; other data, another global batch or another seed.
+    """
+    state: dict[str, Any] | None = checkpoint.get(STATE_KEY)
+    if state is None:
+        raise UserInputError(
+            "the checkpoint was not written by resscale: it does not say how many samples were "
+            "seen, so training cannot go on from it."
+        )
+    _refuse_other(state, "global_batch_size", data.global_batch_size, "data.global_batch_size")
+    _refuse_other(state, "seed", data.seed, "seed_everything")
+    _refuse_other(state, "manifest", data.manifest("train").fingerprint, "data.train")
+    return state
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without executing anything in it; tensors stay on disk until used.
+
+    Raises:
+        UserInputError: it is damaged, or holds more than tensors and plain values.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserInputError(
+            f"{path} is not a checkpoint that can be read safely ({str(error).splitlines()[0]}). "
+            f"Name another, or --ckpt_path auto for the newest whole one of a run."
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise UserInputError(f"{path} is not a checkpoint of a training run: no state_dict in it.")
+    return checkpoint
 
 
 def find_newest_valid(run_dir: RunDir) -> Path | None:

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from resscale.data.dataset import IGNORED, Batch
 from resscale.data.permutation import mix_key
+from resscale.errors import UserInputError
 from resscale.models import create_model
 from resscale.training.evaluation import Evaluation
 from resscale.training.optim import OptimizerConfig, build_optimizer
@@ -57,6 +58,7 @@ class ImageClassifier(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        _check_arguments(in_channels, mean, std, label_smoothing)
         if isinstance(model, str):
             model = create_model(model, num_classes, in_channels, **(model_options or {}))
         self.model = model
@@ -72,8 +74,8 @@ class ImageClassifier(LightningModule):
         self.seed = seed
         # (x / 255 - mean) / std as one multiply and one add; not persistent: weights files stay
         # those of the network alone.
-        scale = torch.tensor([1.0 / (255.0 * s) for s in std]).view(-1, 1, 1)
-        shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(-1, 1, 1)
+        means, stds = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
+        scale, shift = 1.0 / (255.0 * stds), -means / stds
         self.register_buffer("pixel_scale", scale, persistent=False)
         self.register_buffer("pixel_shift", shift, persistent=False)
         self.pixel_scale: Tensor
@@ -190,6 +192,21 @@ class ImageClassifier(LightningModule):
             logger=False,
             sync_dist=True,
         )
+
+
+def _check_arguments(
+    in_channels: int, mean: tuple[float, ...], std: tuple[float, ...], label_smoothing: float
+) -> None:
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) not in (1, in_channels):
+            raise UserInputError(
+                f"model.{name}={list(values)} has {len(values)} values for images of {in_channels} "
+                f"channels; give {in_channels} of them, or 1 for all."
+            )
+    if min(std) <= 0:
+        raise UserInputError(f"model.std={list(std)} must be above 0.")
+    if not 0 <= label_smoothing < 1:
+        raise UserInputError(f"model.label_smoothing={label_smoothing} must be from 0 up to 1.")
 
 
 def _expected_samples(module: ImageClassifier, stage: str) -> int | None:

@@ -95,6 +95,11 @@ class Monitor(Callback):
         if position.is_step_boundary and (due or last):
             self._log_interval(trainer, pl_module)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what an epoch cut short (`trainer.max_steps`) has left over."""
+        if trainer.global_step > self._step_before:
+            self._log_interval(trainer, pl_module)
+
     def _log_interval(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier), "only it keeps the sums that are logged"
         data = trainer.datamodule  # type: ignore[attr-defined]

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import SGD, Optimizer
 
+from resscale.errors import UserInputError
+
 _NORMS = (
     nn.modules.batchnorm._NormBase,
     nn.GroupNorm,
@@ -38,6 +40,16 @@ class OptimizerConfig:
     nesterov: bool = True
     weight_decay: float = 1e-4
     decay_norm_and_bias: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "momentum", "weight_decay"):
+            value = getattr(self, name)
+            if value < 0:
+                raise UserInputError(f"model.optimizer.{name}={value} must not be below 0.")
+        if self.nesterov and self.momentum == 0:
+            raise UserInputError(
+                "model.optimizer.nesterov=true needs momentum above 0; set nesterov to false."
+            )
 
     def scaled_lr(self, global_batch_size: int) -> float:
         """Return the rate for a global batch."""

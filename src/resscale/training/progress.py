@@ -47,11 +47,13 @@ class ProgressDisplay(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar."""
         if trainer.is_global_zero and self._console.is_terminal:
+            wide = self._console.width >= 120
             self._bar = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
+                # In 80 columns the values matter more than the bar.
+                *([BarColumn(bar_width=24)] if wide else []),
                 MofNCompleteColumn(),
-                TimeRemainingColumn(compact=True),
+                *([TimeRemainingColumn(compact=True)] if wide else []),
                 TextColumn("{task.fields[values]}"),
                 console=self._console,
             )

@@ -87,10 +87,12 @@ class Recorder(Callback):
         self.resumed_from = resumed_from
         self._best_top1: float | None = None
         self._bad_before = 0
+        self._begun = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cut the run directory back to the checkpoint, and say that the run is under way."""
         run = RunDir(trainer.default_root_dir)
+        self._begun = True
         if trainer.is_global_zero:
             before = run.read_summary()
             if self.resumed_from is not None:
@@ -122,7 +124,8 @@ class Recorder(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Note how the run ended."""
-        if not trainer.is_global_zero or trainer.state.fn != "fit":
+        # What fails before training has begun leaves the record of the run as it was.
+        if not trainer.is_global_zero or not self._begun:
             return
         status = "failed"
         if isinstance(exception, Preempted):

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch.nn.parallel import DistributedDataParallel as TorchDDP
@@ -114,8 +115,6 @@ def _buffers_option() -> str:
 
 
 def _share_cores(num_processes: int) -> None:
-    """Give each rank its share of the cores, unless the user has set OMP_NUM_THREADS."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        import torch
-
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_processes))
+    """Give each rank no more than its share of the cores."""
+    share = max(1, len(os.sched_getaffinity(0)) // num_processes)
+    torch.set_num_threads(min(share, torch.get_num_threads()))

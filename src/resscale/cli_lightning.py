@@ -1,0 +1,174 @@
+"""LightningCLI without its run: options in, model, data module and trainer out."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+import jsonargparse
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from resscale.cli_errors import explain_parser_error
+from resscale.data.datamodule import ShardDataModule
+from resscale.errors import UserInputError
+from resscale.training.checkpoint import AtomicCheckpointIO, Checkpointer
+from resscale.training.classifier import ImageClassifier
+from resscale.training.preempt import Preemption
+from resscale.training.progress import ProgressDisplay
+from resscale.training.recorder import MetricsTable, Recorder, SampleLog
+from resscale.training.rundir import RunDir
+
+if TYPE_CHECKING:
+    from resscale.cli_train import Session
+
+Stage = Literal["fit", "validate", "test", "predict"]
+
+
+class TrainCli(LightningCLI):
+    """LightningCLI without its run: it parses, `Session` decides, `build` instantiates."""
+
+    def __init__(self, stage: Stage, argv: list[str]) -> None:
+        self.stage: Stage = stage
+        self._session: Session | None = None
+        try:
+            super().__init__(
+                ImageClassifier,
+                ShardDataModule,
+                save_config_callback=None,
+                trainer_defaults={"max_epochs": 1},
+                seed_everything_default=0,
+                parser_kwargs={
+                    "exit_on_error": False,
+                    "allow_abbrev": False,
+                    "prog": f"resscale {stage}",
+                },
+                args=argv,
+                run=False,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+            )
+        except jsonargparse.ArgumentError as error:
+            options = list(self.parser.get_defaults().keys())
+            raise UserInputError(explain_parser_error(str(error), options)) from None
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what Lightning does not have."""
+        parser.add_argument("--help_all", action="help", help="Show every option there is.")
+        parser.add_argument("--run_dir", type=str | None, default=None, help="Run directory.")
+        parser.add_argument("--runs_dir", type=str, default="runs", help="Where runs lie.")
+        parser.add_argument(
+            "--ckpt_path", type=str | None, default=None, help="Checkpoint, 'auto' or 'best'."
+        )
+        parser.add_argument(
+            "--num_threads",
+            type=int | None,
+            default=None,
+            help="CPU threads of each rank; None: torch's own choice.",
+        )
+        if self.stage == "predict":
+            parser.add_argument("--output", type=str, default="predictions.csv", help="File.")
+        else:
+            parser.add_argument("--output", type=str | None, default=None, help="For predict.")
+        parser.add_lightning_class_args(Checkpointer, "checkpoint")
+        parser.link_arguments("data.global_batch_size", "model.global_batch_size")
+        parser.link_arguments("data.channels", "model.in_channels")
+        # One seed names the initial weights, the order, the augmentation and the noise.
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse without Lightning's warning that sys.argv is not empty."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: a checkpoint's hyper-parameters must not override what the user says."""
+
+    def instantiate_classes(self) -> None:
+        """Do nothing yet: the run directory must be known first; see `build`."""
+
+    def build(self, session: Session) -> None:
+        """Instantiate model, data and trainer."""
+        self._session = session
+        super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add the run's callbacks, loggers and checkpoint writer to what the user configures."""
+        session = self._session
+        assert session is not None
+        fitting = self.stage == "fit"
+        max_epochs = self.config_init.trainer.max_epochs
+        if fitting and (max_epochs is None or max_epochs < 1):
+            raise UserInputError(
+                f"trainer.max_epochs={max_epochs} must be at least 1: the learning rate's course "
+                f"is stretched over it."
+            )
+        checkpointer: Checkpointer = self.config_init.checkpoint
+        trainer_config = {**self.config_init.trainer, "enable_progress_bar": False}
+        trainer_config["enable_model_summary"] = False
+        trainer_config["num_sanity_val_steps"] = 0
+        trainer_config["default_root_dir"] = str(session.run.path)
+        own = list(trainer_config["callbacks"] or [])
+        monitor = session.monitor
+        callbacks = [*own]
+        if fitting:
+            callbacks += [monitor, Recorder(monitor, session.command, session.ckpt_path)]
+            callbacks += [ProgressDisplay(monitor)]
+            callbacks += [SampleLog()] if self.config.data.log_sample_ids else []
+            callbacks += [checkpointer, Preemption(checkpointer)]
+        trainer_config["callbacks"] = callbacks
+        trainer_config["enable_checkpointing"] = fitting
+        trainer_config["plugins"] = [
+            *_as_list(trainer_config.get("plugins")),
+            AtomicCheckpointIO(),
+        ]
+        if fitting and trainer_config["logger"] in (None, True):
+            board = TensorBoardLogger(session.run.path, name="", version="tensorboard")
+            trainer_config["logger"] = [MetricsTable(session.run), board]
+        elif not fitting:
+            trainer_config["logger"] = False
+        try:
+            return Trainer(**trainer_config)
+        except (MisconfigurationException, ValueError, RuntimeError) as error:
+            raise UserInputError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def with_saved_config(stage: Stage, argv: list[str]) -> list[str]:
+    """Use the run directory's own configuration where the user names a run but no config."""
+    named = any(a == "-c" or a == "--config" or a.startswith("--config=") for a in argv)
+    if named:
+        return argv
+    for position, argument in enumerate(argv):
+        value = None
+        if argument == "--run_dir" and position + 1 < len(argv):
+            value = argv[position + 1]
+        elif argument.startswith("--run_dir="):
+            value = argument.partition("=")[2]
+        if value is not None:
+            saved = RunDir(value).config
+            if not saved.is_file():
+                if stage == "fit":
+                    return argv
+                raise UserInputError(
+                    f"{value} holds no config.yaml, so it is no run directory; name one that "
+                    f"`resscale fit` made, or give --config FILE too."
+                )
+            return ["--config", str(saved), *argv]
+    return argv
+
+
+def plain_config(cli: TrainCli) -> dict[str, Any]:
+    """Return the effective configuration as plain values, without what is linked or of one call."""
+    text = cli.parser.dump(cli.config, skip_unset=False, format="json")
+    plain: dict[str, Any] = json.loads(text)
+    for name in ("config", "run_dir", "runs_dir", "ckpt_path", "output"):
+        plain.pop(name, None)
+    return plain
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
