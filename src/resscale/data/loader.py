@@ -108,7 +108,7 @@ class _Requests:
         plan, rank = self.owner.plan, self.owner.rank
         epoch, first_step = self.owner.start_of_epoch()
         order = self.owner.order.at_epoch(epoch)
-        for step in range(0, order.num_steps):
+        for step in range(first_step, order.num_steps):
             share = order.rank_batch(step, rank, plan.world_size)
             for start in range(0, len(share), plan.micro_batch_size):
                 ids = share[start : start + plan.micro_batch_size]
@@ -219,7 +219,7 @@ def _belong_to_the_rank(worker_id: int) -> None:
     the fork server, which in turn stays as long as its children, so both would stay for ever.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+        pass
     threading.Thread(target=_end_with_the_rank, daemon=True).start()
 
 
