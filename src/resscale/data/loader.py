@@ -219,7 +219,7 @@ def _belong_to_the_rank(worker_id: int) -> None:
     the fork server, which in turn stays as long as its children, so both would stay for ever.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
-        pass
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_rank, daemon=True).start()
 
 
