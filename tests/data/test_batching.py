@@ -99,8 +99,8 @@ def test_a_limit_in_the_middle_of_a_step_is_refused(limit, micro_batches: int, c
     with pytest.raises(UserInputError) as error:
         steps_of_limited_epoch(10, 4, limit)
     assert str(error.value) == (
-        f"trainer.limit_train_batches={limit} is {micro_batches} micro-batches, not a multiple of "
-        f"the 4 that make up a step; choose {choice}."
+        f"trainer.limit_train_batches={limit} is {micro_batches} micro-batches, no multiple of the "
+        f"4 that make up a step; choose {choice}."
     )
 
 

@@ -129,6 +129,19 @@ def test_a_global_batch_larger_than_the_data(shards: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "name", ["image_size", "eval_size", "eval_resize", "eval_batch_size", "global_batch_size"]
+)
+def test_sizes_begin_at_one(name: str) -> None:
+    with pytest.raises(UserInputError, match=rf"data\.{name}=0 must be at least 1\."):
+        ShardDataModule(**{name: 0})
+
+
+def test_the_number_of_reading_processes_begins_at_zero() -> None:
+    with pytest.raises(UserInputError, match=r"data\.num_workers=-1 must be 0 or more\."):
+        ShardDataModule(num_workers=-1)
+
+
 def test_a_global_batch_that_the_ranks_do_not_divide(shards: str) -> None:
     data = module(train=shards, global_batch_size=10)
     with pytest.raises(UserInputError, match="10 is not divisible by 4 ranks; choose 8 or 12"):

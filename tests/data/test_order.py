@@ -167,6 +167,18 @@ def test_the_order_of_version_0_1_stays_as_it_is(options: Any, expected: list[li
     assert batches(order) == expected
 
 
+def test_the_order_stays_where_partitions_begin_with_a_shard() -> None:
+    order = EpochOrder(
+        [4] * 6, global_batch_size=6, seed=3, epoch=2, window=5, partitions=3
+    )  # 24 samples: the partitions are cut at 8 and 16, between shards
+    assert batches(order) == [
+        [17, 20, 12, 14, 3, 0],
+        [16, 18, 8, 15, 2, 4],
+        [19, 23, 13, 10, 1, 5],
+        [22, 21, 9, 11, 6, 7],
+    ]
+
+
 @pytest.mark.parametrize("shuffle", ["full", "window"])
 def test_a_sample_is_about_equally_often_in_any_step(shuffle: str) -> None:
     order = EpochOrder([5, 0, 9, 3, 7], global_batch_size=4, shuffle=shuffle, window=100)

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,27 +101,37 @@ def test_a_copy_has_no_descriptors_of_the_original(shards: list[Path]) -> None:
     assert store.read(shards[0], 1, 1) == bytes([1])
 
 
-def read_often(store: ShardStore, path: Path, offset: int, results: multiprocessing.Queue) -> None:
-    wrong = sum(store.read(path, offset, 1) != bytes([offset]) for _ in range(3000))
-    results.put(wrong)
+def positions(folder: Path) -> list[int]:
+    """Where the kernel stands in each open file of `folder`; forked processes share it."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        if link.is_symlink() and str(os.path.realpath(link)).startswith(f"{folder}/"):
+            found.append(os.lseek(int(link.name), 0, os.SEEK_CUR))
+    return found
+
+
+def read_often(store: ShardStore, path: Path, offset: int, barrier: Any, results: Any) -> None:
+    barrier.wait(timeout=60)
+    results.put(sum(store.read(path, offset, 1) != bytes([offset]) for _ in range(3000)))
 
 
 # Forking is what this test is about; the parent's threads (if any) hold no lock that matters here.
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_forked_readers_of_one_descriptor_do_not_disturb_each_other(shards: list[Path]) -> None:
     store = ShardStore()
-    store.read(shards[0], 0, 1)  # opened before the fork: all three share the file position
+    store.read(shards[0], 200, 10)  # opened before the fork: all share its position
+    assert positions(shards[0].parent) == [0]  # which reading does not move
     context = multiprocessing.get_context("fork")
-    results = context.Queue()
+    results, barrier = context.Queue(), context.Barrier(2)
     children = [
-        context.Process(target=read_often, args=(store, shards[0], offset, results))
+        context.Process(target=read_often, args=(store, shards[0], offset, barrier, results))
         for offset in (10, 20)
     ]
     for child in children:
         child.start()
-    assert all(store.read(shards[0], 30, 1) == bytes([30]) for _ in range(3000))
     assert [results.get(timeout=60) for _ in children] == [0, 0]
     for child in children:
         child.join(timeout=60)
     assert [child.exitcode for child in children] == [0, 0]
+    assert positions(shards[0].parent) == [0]
     assert store.read(shards[0], 40, 1) == bytes([40])  # their end closed only their own copies
