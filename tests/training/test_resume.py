@@ -154,3 +154,22 @@ def test_a_finished_run_is_done_at_once_when_it_is_asked_to_go_on(
     assert code == 0, said
     assert (whole / "metrics.csv").read_text() == before
     assert summary(whole)["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("option", "rule"),
+    [
+        ("--data.global_batch_size=32", "global_batch_size=64, now it is 32"),
+        ("--seed_everything=1", "seed=0, now it is 1"),
+        ("--data.train=builtin:digits/test", "the order of samples would change"),
+    ],
+)
+def test_a_refused_resume_leaves_the_run_as_it_was(
+    repository: Path, whole: Path, option: str, rule: str
+) -> None:
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    code, said = finish(start(repository, f"--run_dir={whole}", "--ckpt_path=auto", option))
+    assert code == 2, said
+    assert rule in said
+    after = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    assert after == before
