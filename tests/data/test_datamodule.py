@@ -171,6 +171,7 @@ def test_an_unknown_built_in_set_suggests_the_nearest() -> None:
     [
         ({}, CenterCrop(224, 256)),  # the ImageNet reference
         ({"image_size": 176}, CenterCrop(176, 201)),  # round(176 × 256 / 224 = 201.1)
+        ({"image_size": 180}, CenterCrop(180, 206)),  # round(205.7)
         ({"image_size": 176, "eval_size": 224}, CenterCrop(224, 256)),
         ({"eval_resize": 232}, CenterCrop(224, 232)),
         ({"train_crop": "pad", "image_size": 32}, CenterCrop(32, 32)),
