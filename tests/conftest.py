@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,10 @@ import pytest
 
 # Before torch is imported anywhere: several processes on two cores must not fight for them.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A shell that starts a job in the background lets it ignore Ctrl-C, and its children inherit that;
+# the tests that send one to a child must not depend on how they were started themselves.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -39,9 +44,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def resscale(tmp_path: Path) -> Run:
     """Run the real command in a process of its own, in an empty folder; return what it said."""
 
-    def run(*arguments: str, cwd: Path = tmp_path, timeout_s: float = 240) -> (
-        subprocess.CompletedProcess[str]
-    ):
+    def run(
+        *arguments: str, cwd: Path = tmp_path, timeout_s: float = 240
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "resscale", *arguments],
             cwd=cwd,

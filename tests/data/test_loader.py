@@ -398,13 +398,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     "start_method",
     [
-        pytest.param(
-            "fork",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="_end_workers: torch's SIGCHLD handler raises when a worker is killed",
-            ),
-        ),
+        "fork",
         "forkserver",
     ],
 )
@@ -424,11 +418,6 @@ def test_a_process_that_leaves_in_mid_epoch_does_not_wait_for_its_workers(
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="TrainLoader and its sampler hold each other: collected together, the workers' queue is "
-    "closed before they are told to end, torch waits 10 s, and they go on",
-)
 def test_a_loader_that_nobody_holds_ends_its_workers(manifest: Manifest) -> None:
     loader = loader_of(manifest, options=WorkerOptions(1, "fork"))
     seen(loader)

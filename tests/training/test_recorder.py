@@ -100,7 +100,9 @@ def test_a_real_run_leaves_a_summary_with_the_contracts_keys(
 def test_the_summary_says_how_a_run_ended(
     run: RunDir, trainer: Any, error: BaseException, status: str, reason: str
 ) -> None:
-    Recorder(Monitor(), "resscale fit").on_exception(trainer, MODULE, error)
+    recorder = Recorder(Monitor(), "resscale fit")
+    recorder.on_train_start(trainer, MODULE)
+    recorder.on_exception(trainer, MODULE, error)
     summary = run.read_summary()
     assert (summary["status"], summary["reason"]) == (status, reason)
     assert set(summary) >= CONTRACT

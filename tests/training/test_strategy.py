@@ -124,19 +124,19 @@ def test_the_other_ranks_are_started_once_and_watched(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("variable", "expected"), [(None, [4]), ("1", [])], ids=["unset", "set by the user"]
+    ("now", "expected"),
+    [(8, 4), (1, 1)],
+    ids=["8 threads become 8 cores / 2 ranks", "fewer, asked for by the user, stay"],
 )
-def test_each_rank_gets_its_share_of_the_cores_unless_the_user_says_otherwise(
-    monkeypatch: pytest.MonkeyPatch, variable: str | None, expected: list[int]
+def test_each_rank_gets_no_more_than_its_share_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch, now: int, expected: int
 ) -> None:
     threads: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: now)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if variable is not None:
-        monkeypatch.setenv("OMP_NUM_THREADS", variable)
-    strategy._share_cores(2)  # 8 cores / 2 ranks
-    assert threads == expected
+    strategy._share_cores(2)
+    assert threads == [expected]
 
 
 def test_ddp_means_ours() -> None:

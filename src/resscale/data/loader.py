@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -102,7 +103,8 @@ class _Requests:
     """A sampler over one epoch's requests; evaluated here, in the rank's own process."""
 
     def __init__(self, owner: TrainLoader) -> None:
-        self.owner = owner
+        # No cycle: collected together with its workers' queues, the loader could not end them.
+        self.owner: TrainLoader = weakref.proxy(owner)
 
     def __iter__(self) -> Iterator[BatchRequest]:
         plan, rank = self.owner.plan, self.owner.rank
@@ -202,6 +204,8 @@ def _end_workers() -> None:
 
     multiprocessing would send SIGTERM, which they ignore, and wait for them for ever.
     """
+    # torch takes a worker that is killed for an accident and raises.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()

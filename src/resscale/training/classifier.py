@@ -35,8 +35,9 @@ class ImageClassifier(LightningModule):
         optimizer: the optimizer.
         schedule: the learning rate's course.
         label_smoothing: share of the target spread over all classes (Szegedy et al. 2015, sec. 7).
-        mean: per channel, of pixels in 0 to 1; subtracted on the device.
-        std: per channel; divided by on the device.
+        mean: per channel, of pixels in 0 to 1; subtracted on the device. None: ImageNet's, for
+            other than 3 channels their average.
+        std: per channel; divided by on the device. None: ImageNet's likewise.
         channels_last: keep weights and activations in channels_last memory, the faster layout.
         global_batch_size: samples per optimizer step over all ranks; scales the learning rate.
         seed: names the run's stochastic layers (dropout, stochastic depth).
@@ -51,13 +52,15 @@ class ImageClassifier(LightningModule):
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
         schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008 - frozen
         label_smoothing: float = 0.0,
-        mean: tuple[float, ...] = IMAGENET_MEAN,
-        std: tuple[float, ...] = IMAGENET_STD,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
         channels_last: bool = True,
         global_batch_size: int = 256,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        mean = mean or _channels_of(IMAGENET_MEAN, in_channels)
+        std = std or _channels_of(IMAGENET_STD, in_channels)
         _check_arguments(in_channels, mean, std, label_smoothing)
         if isinstance(model, str):
             model = create_model(model, num_classes, in_channels, **(model_options or {}))
@@ -192,6 +195,10 @@ class ImageClassifier(LightningModule):
             logger=False,
             sync_dist=True,
         )
+
+
+def _channels_of(values: tuple[float, ...], in_channels: int) -> tuple[float, ...]:
+    return values if in_channels == len(values) else (sum(values) / len(values),)
 
 
 def _check_arguments(
