@@ -3,14 +3,10 @@ import torch
 from torch import nn
 
 from resscale.errors import UserInputError
-from resscale.models.blocks import (
-    BasicBlock,
-    Bottleneck,
-    ResNetOptions,
-    ZeroPadShortcut,
-    make_conv,
-    make_shortcut,
-)
+from resscale.models.blocks import BasicBlock, Bottleneck
+from resscale.models.layers import ZeroPadShortcut, make_conv
+from resscale.models.options import ResNetOptions
+from resscale.models.shortcuts import make_shortcut
 
 
 def test_option_a_keeps_every_second_pixel_and_appends_zero_channels():
@@ -23,7 +19,7 @@ def test_option_a_keeps_every_second_pixel_and_appends_zero_channels():
 
 
 def test_option_a_has_no_parameters_and_no_state():
-    shortcut = make_shortcut("A", 16, 32, stride=2)
+    shortcut = make_shortcut(ResNetOptions(shortcut="A"), 16, 32, stride=2)
 
     assert isinstance(shortcut, ZeroPadShortcut)
     assert len(shortcut.state_dict()) == 0
@@ -32,7 +28,7 @@ def test_option_a_has_no_parameters_and_no_state():
 
 def test_option_a_widens_the_first_bottleneck_without_a_stride():
     # Table 1, conv2_x of ResNet-50: 64 channels become 4 * 64 = 256 at the same size.
-    shortcut = make_shortcut("A", 64, 256, stride=1)
+    shortcut = make_shortcut(ResNetOptions(shortcut="A"), 64, 256, stride=1)
     x = torch.randn(2, 64, 3, 3)
 
     y = shortcut(x)
@@ -52,17 +48,17 @@ def test_option_a_keeps_channels_last():
 
 def test_option_a_refuses_to_drop_channels():
     with pytest.raises(UserInputError, match="from 32 to 16 channels: it only adds channels"):
-        make_shortcut("A", 32, 16, stride=1)
+        make_shortcut(ResNetOptions(shortcut="A"), 32, 16, stride=1)
 
 
 @pytest.mark.parametrize("kind", ["A", "B"])
 def test_options_a_and_b_are_the_identity_where_sizes_agree(kind):
-    assert isinstance(make_shortcut(kind, 8, 8, stride=1), nn.Identity)
+    assert isinstance(make_shortcut(ResNetOptions(shortcut=kind), 8, 8, stride=1), nn.Identity)
 
 
 @pytest.mark.parametrize(("kind", "out", "stride"), [("B", 8, 2), ("B", 16, 1), ("C", 8, 1)])
 def test_a_projection_is_a_strided_1x1_convolution_and_a_bn(kind, out, stride):
-    conv, bn = make_shortcut(kind, 8, out, stride)
+    conv, bn = make_shortcut(ResNetOptions(shortcut=kind), 8, out, stride)
 
     assert conv.weight.shape == (out, 8, 1, 1)
     assert conv.stride == (stride, stride)
@@ -71,8 +67,8 @@ def test_a_projection_is_a_strided_1x1_convolution_and_a_bn(kind, out, stride):
 
 
 def test_the_plain_shortcut_is_none_even_where_sizes_differ():
-    assert make_shortcut("none", 8, 8, stride=1) is None
-    assert make_shortcut("none", 8, 16, stride=2) is None
+    assert make_shortcut(ResNetOptions(shortcut="none"), 8, 8, stride=1) is None
+    assert make_shortcut(ResNetOptions(shortcut="none"), 8, 16, stride=2) is None
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 7])

@@ -7,7 +7,7 @@ from torch import nn
 
 from resscale.errors import UserInputError
 from resscale.models import ResNet, ResNetOptions, count_macs
-from resscale.models.blocks import ZeroPadShortcut
+from resscale.models.layers import ZeroPadShortcut
 
 
 def small(block="basic", depths=(2, 1), widths=(8, 16), **options):

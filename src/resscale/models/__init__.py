@@ -1,7 +1,8 @@
 """The ResNet family of He et al. 2015 (arXiv 1512.03385), one class composed by options."""
 
-from resscale.models.blocks import ResNetOptions
-from resscale.models.resnet import ResNet, count_macs
+from resscale.models.macs import count_macs
+from resscale.models.options import ResNetOptions
+from resscale.models.resnet import ResNet
 from resscale.models.variants import create_model, list_models
 
 __all__ = ["ResNet", "ResNetOptions", "count_macs", "create_model", "list_models"]

@@ -1,32 +1,46 @@
-"""The one ResNet class (He et al. 2015, table 1 and section 4.2), and its cost in MACs.
+"""The one ResNet class (He et al. 2015, table 1 and section 4.2).
 
 Shapes: B batch, C channels in, H x W pixels, K classes, D channels of the last stage.
 
 ```
 (B, C, H, W) -> stem: conv1, bn1, relu, maxpool -> layer1 .. layerN -> mean over pixels -> fc
                 (imagenet: H/4, cifar: H)          (each but the first halves)  (B, D)   (B, K)
+preact:         stem: conv, pool                -> stages.0 ..  -> norm, relu, mean    -> head.fc
 ```
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal, cast
 
-import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.utils.flop_counter import FlopCounterMode
 
 from resscale.errors import UserInputError, nearest
-from resscale.models.blocks import BasicBlock, Bottleneck, ResNetOptions, make_conv
+from resscale.models.blocks import BasicBlock, Bottleneck
+from resscale.models.layers import make_norm
+from resscale.models.options import ResNetOptions, check_positive
+from resscale.models.preact import PreActBasicBlock, PreActBottleneck
+from resscale.models.stem import (
+    make_preact_stem,
+    make_stem_conv,
+    make_stem_pool,
+    stem_channels,
+    stem_stride,
+)
 
 BlockName = Literal["basic", "bottleneck"]
+Block = BasicBlock | Bottleneck | PreActBasicBlock | PreActBottleneck
 
-_BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {
-    "basic": BasicBlock,
-    "bottleneck": Bottleneck,
+# (name, pre-activation) -> the block
+_BLOCKS: dict[tuple[str, bool], type[Block]] = {
+    ("basic", False): BasicBlock,
+    ("basic", True): PreActBasicBlock,
+    ("bottleneck", False): Bottleneck,
+    ("bottleneck", True): PreActBottleneck,
 }
+_BLOCK_NAMES = ("basic", "bottleneck")
 
 
 class ResNet(nn.Module):
@@ -36,12 +50,12 @@ class ResNet(nn.Module):
         block: "basic" (two 3x3 convolutions) or "bottleneck" (1x1, 3x3, 1x1), figure 5.
         depths: blocks per stage, as `(3, 4, 6, 3)` in table 1.
         widths: channels of each stage's 3x3 convolutions; the stem has `widths[0]`.
-        num_classes: outputs K of the fully connected layer `fc`.
+        num_classes: outputs K of the last layer.
         in_channels: channels of the input, 3 for RGB.
         options: everything else that may differ; defaults are torchvision's.
 
-    Convolutions start He-normal (fan-out), BN at 1 and 0, `fc` as torch's default.
-    State-dict keys and shapes are torchvision's.
+    Convolutions start He-normal (fan-out, for ReLU), BN at 1 and 0, `fc` as torch's default.
+    State-dict keys and shapes are torchvision's; with `preact`, where torchvision has none, timm's.
     """
 
     def __init__(
@@ -55,42 +69,69 @@ class ResNet(nn.Module):
         options: ResNetOptions | None = None,
     ) -> None:
         super().__init__()
-        _check_arguments(block, depths, widths, num_classes, in_channels)
         self.options = options or ResNetOptions()
-        self._add_stem(in_channels, widths[0])
-        self.stage_names = tuple(f"layer{i}" for i in range(1, len(depths) + 1))
-        channels = widths[0]
-        for i, (depth, planes) in enumerate(zip(depths, widths, strict=True)):
-            stage = _make_stage(
-                _BLOCKS[block], channels, planes, depth, min(i, 1) + 1, self.options
-            )
-            self.add_module(self.stage_names[i], stage)
-            channels = planes * _BLOCKS[block].expansion
-        self.num_features = channels
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(channels, num_classes)
+        _check_arguments(block, depths, widths, num_classes, in_channels)
+        _check_block_dropout(block, self.options)
+        stages = _make_stages(_BLOCKS[block, self.options.preact], depths, widths, self.options)
+        self.num_features = widths[-1] * _BLOCKS[block, self.options.preact].expansion
+        self.total_stride = stem_stride(self.options) * 2 ** (len(depths) - 1)
+        if self.options.preact:
+            self._add_preact_layers(in_channels, stages, num_classes, widths[0])
+        else:
+            self._add_layers(in_channels, stages, num_classes, widths[0])
         self._initialize()
 
-    def _add_stem(self, in_channels: int, width: int) -> None:
-        self.maxpool: nn.Module
-        if self.options.stem == "imagenet":
-            self.conv1 = make_conv(in_channels, width, 7, stride=2)
-            self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        else:
-            self.conv1 = make_conv(in_channels, width, 3)
-            self.maxpool = nn.Identity()
-        self.bn1 = nn.BatchNorm2d(width)
+    def _add_layers(
+        self, in_channels: int, stages: list[nn.Sequential], num_classes: int, first_width: int
+    ) -> None:
+        """Add the modules under torchvision's names."""
+        channels = stem_channels(self.options, first_width)
+        self.conv1 = make_stem_conv(self.options, in_channels, channels)
+        self.bn1 = make_norm(channels, self.options.norm)
         self.relu = nn.ReLU(inplace=True)
+        self.maxpool = make_stem_pool(self.options, channels)
+        self.stage_names = tuple(f"layer{i}" for i in range(1, len(stages) + 1))
+        for name, stage in zip(self.stage_names, stages, strict=True):
+            self.add_module(name, stage)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(self.options.dropout)
+        self.fc = nn.Linear(self.num_features, num_classes)
+
+    def _add_preact_layers(
+        self, in_channels: int, stages: list[nn.Sequential], num_classes: int, first_width: int
+    ) -> None:
+        """Add the modules under timm's names."""
+        channels = stem_channels(self.options, first_width)
+        self.stem = make_preact_stem(self.options, in_channels, channels)
+        self.stage_names = tuple(f"stages.{i}" for i in range(len(stages)))
+        self.stages = nn.Sequential(*(nn.Sequential(OrderedDict(blocks=stage)) for stage in stages))
+        self.norm = make_norm(self.num_features, self.options.norm)
+        self.relu = nn.ReLU(inplace=True)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(self.options.dropout)
+        # timm's classifier is a 1x1 convolution: the same numbers in another shape.
+        self.head = nn.Sequential(OrderedDict(fc=nn.Conv2d(self.num_features, num_classes, 1)))
 
     def _initialize(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Conv2d) and name != "head.fc":
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, BasicBlock | Bottleneck) and self.options.zero_init_residual:
-                nn.init.zeros_(module.last_bn.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if self.options.zero_init_residual:
+            for module in self.modules():
+                if isinstance(module, Block):
+                    module.zero_branch()
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last stage's map `(B, num_features, h, w)` for `x` `(B, C, H, W)`."""
+        """Return the last stage's map `(B, num_features, h, w)` for `x` `(B, C, H, W)`.
+
+        Raises:
+            UserInputError: an input so small that a strided layer would see a single pixel.
+        """
+        self._check_size(x)
+        if self.options.preact:
+            return cast(Tensor, self.relu(self.norm(self.stages(self.stem(x)))))
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for name in self.stage_names:
             # By name, so that a stage wrapped or sharded from outside is the one that runs.
@@ -99,32 +140,49 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits `(B, K)` for `x` `(B, C, H, W)`, in the dtype of the parameters."""
-        x = self.avgpool(self.forward_features(x)).flatten(1)
-        return cast(Tensor, self.fc(x))
+        x = self.avgpool(self.forward_features(x))
+        if self.options.preact:
+            return cast(Tensor, self.head(self.dropout(x)).flatten(1))
+        return cast(Tensor, self.fc(self.dropout(x.flatten(1))))
+
+    def _check_size(self, x: Tensor) -> None:
+        height, width = x.shape[-2:]
+        smallest = self.total_stride // 2 + 1
+        if min(height, width) < smallest:
+            # A smaller one leaves a strided layer one pixel: it would compute on padding alone.
+            stem = "" if self.options.stem == "cifar" else ", or stem='cifar', which strides less"
+            raise UserInputError(
+                f"An input of {height}x{width} pixels is too small for strides of "
+                f"{self.total_stride} in all: use {smallest}x{smallest} or more{stem}."
+            )
 
 
-def _make_stage(
-    block: type[BasicBlock] | type[Bottleneck],
-    in_channels: int,
-    planes: int,
-    depth: int,
-    stride: int,
-    options: ResNetOptions,
-) -> nn.Sequential:
-    out_channels = planes * block.expansion
-    first = block(in_channels, planes, stride, options)
-    return nn.Sequential(
-        first, *(block(out_channels, planes, 1, options) for _ in range(depth - 1))
-    )
+def _make_stages(
+    block: type[Block], depths: Sequence[int], widths: Sequence[int], options: ResNetOptions
+) -> list[nn.Sequential]:
+    stages = []
+    channels = stem_channels(options, widths[0])
+    number, total = 0, sum(depths)
+    for i, (depth, planes) in enumerate(zip(depths, widths, strict=True)):
+        blocks: list[nn.Module] = []
+        for j in range(depth):
+            number += 1
+            stride = 2 if i > 0 and j == 0 else 1
+            # Huang et al. 2016, section 3: the chance grows linearly with the block's number.
+            rate = options.drop_path * number / total
+            blocks.append(block(channels, planes, stride, options, rate))
+            channels = planes * block.expansion
+        stages.append(nn.Sequential(*blocks))
+    return stages
 
 
 def _check_arguments(
     block: str, depths: Sequence[int], widths: Sequence[int], num_classes: int, in_channels: int
 ) -> None:
-    if block not in _BLOCKS:
-        valid = ", ".join(map(repr, _BLOCKS))
+    if block not in _BLOCK_NAMES:
+        valid = ", ".join(map(repr, _BLOCK_NAMES))
         raise UserInputError(
-            f"block={block!r} must be one of {valid}.{nearest(str(block), _BLOCKS)}"
+            f"block={block!r} must be one of {valid}.{nearest(str(block), _BLOCK_NAMES)}"
         )
     if not depths or len(depths) != len(widths):
         raise UserInputError(
@@ -135,35 +193,12 @@ def _check_arguments(
     positive |= {f"depths[{i}]": n for i, n in enumerate(depths)}
     positive |= {f"widths[{i}]": n for i, n in enumerate(widths)}
     for name, value in positive.items():
-        _check_positive(name, value)
+        check_positive(name, value)
 
 
-def _check_positive(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserInputError(f"{name}={value!r} must be a whole number of at least 1.")
-
-
-def count_macs(model: nn.Module, image_size: int, in_channels: int = 3) -> int:
-    """Return the multiply-accumulates of one image's forward pass (convolutions and linear).
-
-    The unit is that of table 1's "FLOPs": one multiply and one add count as 1. A training step
-    costs about `3 * 2 * MACs` floating-point operations per image (backward is twice forward).
-    Nothing is computed and the model is left as it was: it runs on shapes alone.
-
-    Args:
-        model: any net from `(B, in_channels, image_size, image_size)`, on any device.
-        image_size: pixels per side.
-        in_channels: channels of the input.
-    """
-    _check_positive("image_size", image_size)
-    _check_positive("in_channels", in_channels)
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    # Stand-ins take BN's running statistics as well, which a training-mode forward would change.
-    stand_ins = {k: torch.empty(t.shape, dtype=t.dtype, device="meta") for k, t in tensors.items()}
-    dtype = next((p.dtype for p in model.parameters()), torch.get_default_dtype())
-    # Two images, because a training-mode BN refuses a single value per channel.
-    batch = 2
-    x = torch.empty(batch, in_channels, image_size, image_size, dtype=dtype, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        functional_call(model, stand_ins, (x,))
-    return int(counter.get_total_flops()) // (2 * batch)
+def _check_block_dropout(block: str, options: ResNetOptions) -> None:
+    if options.block_dropout and block != "basic":
+        raise UserInputError(
+            f"Option block_dropout={options.block_dropout} needs basic blocks: it stands between "
+            "their two convolutions. Use block_dropout=0, and dropout before fc if wanted."
+        )

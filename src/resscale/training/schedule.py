@@ -16,6 +16,8 @@ class ScheduleConfig:
             2015: divided by 10 at intervals) or "constant".
         warmup_epochs: epochs of linear warm-up from 0 (Goyal et al. 2017, section 2.2).
         step_epochs: epochs between the drops of "step".
+        step_at_epochs: the epochs of the drops of "step", in place of equal intervals: `[82, 123]`
+            of 164 is the course of He et al. 2015, section 4.2.
         gamma: factor of each drop of "step".
     """
 
@@ -23,6 +25,7 @@ class ScheduleConfig:
     warmup_epochs: float = 0.0
     step_epochs: float = 30.0
     gamma: float = 0.1
+    step_at_epochs: tuple[float, ...] = ()
 
 
 def lr_at(
@@ -46,5 +49,9 @@ def lr_at(
         return base_lr * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
     if config.name == "step":
         # The drops are counted from the start of training, warm-up included.
-        return float(base_lr * config.gamma ** int(step / (config.step_epochs * steps_per_epoch)))
+        epoch = step / steps_per_epoch
+        drops = sum(epoch >= at for at in config.step_at_epochs)
+        if not config.step_at_epochs:
+            drops = int(epoch / config.step_epochs)
+        return float(base_lr * config.gamma**drops)
     return base_lr
