@@ -163,6 +163,14 @@ def test_a_module_of_ones_own_is_taken_as_it_is() -> None:
     assert classifier.num_parameters == 48 * 6
 
 
+def test_macs_are_counted_for_networks_of_the_family_only() -> None:
+    assert ImageClassifier(Flat(), num_classes=6).num_macs(4) is None
+    classifier = ImageClassifier("resnet8_cifar", num_classes=10, in_channels=1)
+    # Stem 1 to 16, then 2 + 1.5 + 1.5 times 16 · 16 · 9 per pixel of 64 (each stage has 4 times
+    # the products on a quarter of the pixels; its first layer half the inputs), then 64 to 10.
+    assert classifier.num_macs(8) == 16 * 9 * 64 + 5 * 16 * 16 * 9 * 64 + 640
+
+
 def test_an_unknown_network_suggests_the_nearest() -> None:
     with pytest.raises(UserInputError, match="Did you mean 'resnet50'"):
         ImageClassifier("resnet5")

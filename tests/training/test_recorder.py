@@ -50,13 +50,13 @@ def trainer(run: RunDir) -> Any:
         current_epoch=2,
         sanity_checking=False,
         state=SimpleNamespace(fn="fit"),
-        datamodule=SimpleNamespace(global_batch_size=64),
+        datamodule=SimpleNamespace(global_batch_size=64, train_crop=SimpleNamespace(size=8)),
         fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)),
         strategy=SimpleNamespace(barrier=lambda name: None),
     )
 
 
-MODULE: Any = SimpleNamespace(num_parameters=1234)
+MODULE: Any = SimpleNamespace(num_parameters=1234, num_macs=lambda size: 100 * size)
 
 
 def test_a_real_run_leaves_a_summary_with_the_contracts_keys(
@@ -108,6 +108,7 @@ def test_the_summary_says_how_a_run_ended(
     assert set(summary) >= CONTRACT
     assert (summary["global_step"], summary["samples_seen"]) == (7, 7 * 64)
     assert summary["num_parameters"] == 1234
+    assert summary["num_macs"] == 100 * 8  # at the size of the training crop
     assert json.loads(run.events.read_text())["status"] == status
 
 

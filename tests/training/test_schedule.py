@@ -57,6 +57,12 @@ def test_step_counts_its_drops_from_the_start_of_training_warm_up_included() -> 
     assert rate(60, config) == pytest.approx(0.2)  # epoch 6, not epoch 5 + 6
 
 
+@pytest.mark.parametrize(("epoch", "expected"), [(4.9, 0.4), (5, 0.04), (7.9, 0.04), (8, 0.004)])
+def test_step_drops_at_the_epochs_that_are_named(epoch: float, expected: float) -> None:
+    config = ScheduleConfig("step", step_epochs=1, step_at_epochs=(5, 8))
+    assert rate(round(epoch * 10), config) == pytest.approx(expected)
+
+
 def test_constant_stays_behind_its_warm_up() -> None:
     config = ScheduleConfig("constant", warmup_epochs=0.5)
     assert rate(0, config) == pytest.approx(0.08)  # 0.4 · 1/5

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from resscale.data.dataset import IGNORED, Batch
 from resscale.data.permutation import mix_key
 from resscale.errors import UserInputError
-from resscale.models import create_model
+from resscale.models import ResNet, count_macs, create_model
 from resscale.training.evaluation import Evaluation
 from resscale.training.optim import OptimizerConfig, build_optimizer
 from resscale.training.schedule import ScheduleConfig, lr_at
@@ -91,6 +91,16 @@ class ImageClassifier(LightningModule):
     def num_parameters(self) -> int:
         """Trainable parameters of the network."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+    def num_macs(self, image_size: int) -> int | None:
+        """Multiply-accumulates of one image's forward pass; None for a network not of ours.
+
+        Args:
+            image_size: pixels per side.
+        """
+        if not isinstance(self.model, ResNet):
+            return None
+        return count_macs(self.model, image_size, self.in_channels)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, num_classes) of prepared images (N, C, H, W)."""

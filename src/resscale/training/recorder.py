@@ -88,6 +88,7 @@ class Recorder(Callback):
         self._best_top1: float | None = None
         self._bad_before = 0
         self._begun = False
+        self._num_macs: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cut the run directory back to the checkpoint, and say that the run is under way."""
@@ -95,6 +96,8 @@ class Recorder(Callback):
         self._begun = True
         if trainer.is_global_zero:
             before = run.read_summary()
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            self._num_macs = pl_module.num_macs(data.train_crop.size)  # type: ignore[operator]
             if self.resumed_from is not None:
                 self._bad_before = int(before.get("bad_samples", 0))
                 self._best_top1 = before.get("best_val_top1")
@@ -151,6 +154,7 @@ class Recorder(Callback):
             "best_val_top1": self._best_top1,
             "images_per_s": self.monitor.images_per_s,
             "num_parameters": pl_module.num_parameters,
+            "num_macs": self._num_macs,
             "world_size": trainer.world_size,
             "command": self.command,
             "resumed_from": str(self.resumed_from) if self.resumed_from else None,
