@@ -30,7 +30,9 @@ def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str])
     assert f"  resscale {command} " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("source", ["imagenet", "imagefolder", "idx", "digits"])
+@pytest.mark.parametrize(
+    "source", ["imagenet", "imagefolder", "idx", "cifar10", "cifar100", "digits"]
+)
 def test_help_of_each_source(source: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_pack([source, "--help"]) == 0
     assert f"example:\n  resscale pack {source} " in capsys.readouterr().out
@@ -56,6 +58,9 @@ def test_help_imports_nothing_heavy() -> None:
         ("pack", "imagefolder in", "the following arguments are required: OUT"),
         ("pack", "", "the following arguments are required: SOURCE"),
         ("pack", "imagefolder none out", "none is not there; name the folder"),
+        ("pack", "cifar1 in out", r"invalid choice: 'cifar1'.*Did you mean 'cifar10'\?"),
+        ("pack", "cifar10 none out", "none is not there; name CIFAR-10's archive"),
+        ("pack", "cifar100 . out --resize 8", "unrecognized arguments: --resize 8"),
         ("pack", "digits out --processes 0", "--processes: 0: must be above 0"),
         ("index", "shards --verfy", r"Did you mean '--verify'\?"),
         ("index", "none.tar", r"none\.tar is missing"),
@@ -111,6 +116,34 @@ def test_pack_idx_of_the_real_fashion_mnist(tmp_path: Path) -> None:
     manifest = Manifest.load(tmp_path / "test")
     assert manifest.num_samples == 100
     assert manifest.classes[0] == "T-shirt/top"
+
+
+@pytest.mark.parametrize(
+    ("kind", "batches", "names"),
+    [
+        ("cifar10", [f"data_batch_{n}.bin" for n in range(1, 6)], "batches.meta.txt"),
+        ("cifar100", ["train.bin"], "fine_label_names.txt"),
+    ],
+)
+def test_pack_cifar_without_its_test_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, batches: list[str], names: str
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    num_classes, label_bytes = {"cifar10": (10, 1), "cifar100": (100, 2)}[kind]
+    for batch in batches:
+        (source / batch).write_bytes((bytes([9] * label_bytes) + bytes(3072)) * 2)
+    (source / names).write_text("".join(f"class{n}\n" for n in range(num_classes)))
+    line = [kind, str(source), str(tmp_path / "out"), "--format", "png", "--processes", "1"]
+    assert run_pack(line) == 0
+    count, title = 2 * len(batches), kind.upper().replace("R1", "R-1")
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith(f"{tmp_path}/out/train: {count} samples of {num_classes} classes in 1")
+    assert out[1] == f"  {title}'s train has 50,000 images, this one {count}"
+    manifest = Manifest.load(tmp_path / "out" / "train")
+    assert manifest.source["command"] == f"resscale pack {kind}"
+    assert manifest.class_counts == (0,) * 9 + (count,)
+    assert not (tmp_path / "out" / "test").exists()
 
 
 def test_pack_imagenet_of_another_tree(tmp_path: Path) -> None:

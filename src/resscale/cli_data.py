@@ -10,7 +10,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resscale.cli_data_arguments import index_parser, inspect_parser, pack_parser, parse
+from resscale.cli_data_arguments import (
+    CIFAR_KINDS,
+    index_parser,
+    inspect_parser,
+    pack_parser,
+    parse,
+)
 from resscale.errors import DataFormatError
 
 if TYPE_CHECKING:
@@ -81,6 +87,10 @@ def _splits(arguments: argparse.Namespace) -> list[Split]:
         from resscale.data.sources_idx import idx_splits
 
         return idx_splits(source, read_class_names(arguments.classes))
+    if arguments.kind in CIFAR_KINDS:
+        from resscale.data.sources_cifar import cifar_splits
+
+        return cifar_splits(source, arguments.kind)
     from resscale.data.sources import imagefolder_splits
 
     return imagefolder_splits(source, arguments.split)

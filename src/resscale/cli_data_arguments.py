@@ -11,15 +11,19 @@ from resscale.errors import UserInputError, nearest
 _PACK_EXAMPLES = """examples:
   resscale pack digits shards/digits
   resscale pack idx /usr/share/datasets/fashion-mnist shards/fashion --classes fashion-mnist
+  resscale pack cifar10 cifar-10-python.tar.gz shards/cifar10 --format png
   resscale pack imagefolder photos shards/photos --resize 256
   resscale pack imagenet /data/ILSVRC2012 shards/imagenet --resize 512 --processes 16
 
 `resscale pack SOURCE --help` shows a source's options. A packing that was stopped goes on when
 the same command is given again."""
+CIFAR_KINDS = ("cifar10", "cifar100")
 _SOURCE_EXAMPLES = {
     "imagenet": "resscale pack imagenet /data/ILSVRC2012 shards/imagenet --resize 512",
     "imagefolder": "resscale pack imagefolder photos shards/photos --resize 256",
     "idx": "resscale pack idx fashion-mnist shards/fashion --classes fashion-mnist",
+    "cifar10": "resscale pack cifar10 cifar-10-python.tar.gz shards/cifar10 --format png",
+    "cifar100": "resscale pack cifar100 cifar-100-python.tar.gz shards/cifar100 --format png",
     "digits": "resscale pack digits shards/digits",
 }
 _INDEX_EXAMPLES = """examples:
@@ -69,6 +73,8 @@ def pack_parser() -> Parser:
     _add_source(sources, "imagenet", "ILSVRC 2012: the downloaded tars or the extracted folders")
     _add_source(sources, "imagefolder", "a tree with a folder per class")
     _add_source(sources, "idx", "MNIST-format files (MNIST, Fashion-MNIST)")
+    _add_source(sources, "cifar10", "CIFAR-10: an archive as downloaded, or its extracted folder")
+    _add_source(sources, "cifar100", "CIFAR-100 likewise, with its 100 fine labels")
     _add_source(sources, "digits", "the 1,797 embedded handwritten digits")
     return parser
 
@@ -83,7 +89,8 @@ def _add_source(sources: argparse._SubParsersAction[Parser], kind: str, text: st
         allow_abbrev=False,
     )
     if kind != "digits":
-        parser.add_argument("source", metavar="SOURCE", help="folder of the data set")
+        place = "folder or archive" if kind in CIFAR_KINDS else "folder"
+        parser.add_argument("source", metavar="SOURCE", help=f"{place} of the data set")
     parser.add_argument("out", metavar="OUT", help="folder for the splits' folders of shards")
     add = parser.add_argument
     add(

@@ -140,9 +140,25 @@ def test_lack_of_memory_is_not_the_samples_fault(
 
 def test_raw_pixels() -> None:
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
-    extension, raw = encode_pixels(pixels.tobytes(), 3, 4, ImageRules(format="png"))
+    extension, raw = encode_pixels(pixels.tobytes(), (3, 4), ImageRules(format="png"))
     assert extension == "png"
     np.testing.assert_array_equal(np.asarray(opened(raw)), pixels)
-    extension, raw = encode_pixels(pixels.tobytes(), 3, 4, ImageRules(quality=100))
+    extension, raw = encode_pixels(pixels.tobytes(), (3, 4), ImageRules(quality=100))
     assert extension == "jpg"
     assert np.abs(np.asarray(opened(raw)).astype(int) - pixels).max() <= 3
+
+
+def test_raw_planes_of_red_green_and_blue() -> None:
+    planes = np.random.default_rng(0).integers(0, 256, (3, 8, 16), np.uint8)
+    extension, raw = encode_pixels(planes.tobytes(), (3, 8, 16), ImageRules(format="png"))
+    assert extension == "png"
+    np.testing.assert_array_equal(np.asarray(opened(raw)), planes.transpose(1, 2, 0))
+
+
+def test_raw_colours_keep_their_resolution_in_a_jpeg() -> None:
+    columns = np.zeros((3, 16, 16), np.uint8)
+    columns[0, :, ::2] = 255  # red and blue in turn: at half the resolution, all would be purple
+    columns[2, :, 1::2] = 255
+    _, raw = encode_pixels(columns.tobytes(), (3, 16, 16), ImageRules(quality=100))
+    stored = np.asarray(opened(raw)).astype(int)
+    assert np.abs(stored - columns.transpose(1, 2, 0)).max() <= 3

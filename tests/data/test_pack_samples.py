@@ -11,6 +11,7 @@ from resscale.data.pack_samples import (
     SampleTable,
     sample_key,
     samples_in_file,
+    samples_in_memory,
     unique_keys,
 )
 from resscale.data.shard_index import split_key
@@ -72,3 +73,14 @@ def test_refs_of_files_and_of_a_part_of_an_archive() -> None:
     part = samples_in_file("/t.tar", ["k"], np.array([1]), np.array([512]), np.array([9]))
     assert part.refs(np.array([0]))[0].place == "/t.tar at byte 512"
     assert len(part) == 1
+
+
+def test_refs_of_pixels_in_memory_carry_them() -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    table = samples_in_memory("/x.tar.gz", ["a", "b", "c"], np.arange(3), pixels, (2, 2))
+    first, second = table.refs(np.array([2, 0]))
+    assert (first.key, first.label, first.raw) == ("c", 2, bytes([8, 9, 10, 11]))
+    assert (second.key, second.raw) == ("a", bytes([0, 1, 2, 3]))
+    assert first.place == "/x.tar.gz"
+    assert table.sizes.tolist() == [4, 4, 4]  # bytes, which bound a shard
+    assert table.pixel_shape == (2, 2)

@@ -23,6 +23,11 @@ def test_whole_file_and_part(tmp_path: Path) -> None:
         assert reader.read(ref(tmp_path / "a", 3, 4)) == b"3456"
 
 
+def test_bytes_that_are_in_memory_already(tmp_path: Path) -> None:
+    with SourceReader() as reader:
+        assert reader.read(ref(tmp_path / "none")._replace(raw=b"pixels")) == b"pixels"
+
+
 def test_gzipped_file_that_is_replaced_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "a.gz"
     for time_ns, text in ((1, b"old"), (2, b"new")):

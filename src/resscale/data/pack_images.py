@@ -24,7 +24,7 @@ class ImageRules:
         check: "full" decodes each, "header" reads the header only, "none" trusts the source.
         resize: shorter side in pixels that larger images are brought down to; None for never.
         quality: JPEG and WebP quality of what is encoded anew, 1 to 100.
-        format: "jpg" or "png", for sources of raw gray pixels.
+        format: "jpg" or "png", for sources of raw pixels.
     """
 
     check: str = "full"
@@ -71,10 +71,23 @@ def prepare_image(raw: bytes, rules: ImageRules) -> tuple[str, bytes]:
         raise BadSample(f"{type(error).__name__}: {error}") from error
 
 
-def encode_pixels(raw: bytes, height: int, width: int, rules: ImageRules) -> tuple[str, bytes]:
-    """Return the extension and the image file of raw 8-bit gray pixels, row by row."""
-    image = Image.frombytes("L", (width, height), raw)
-    return rules.format, _encode(image, rules.format, rules.quality)
+def encode_pixels(raw: bytes, shape: tuple[int, ...], rules: ImageRules) -> tuple[str, bytes]:
+    """Return the extension and the image file of raw 8-bit pixels.
+
+    Args:
+        raw: the pixels, row by row, plane after plane.
+        shape: (height, width) of gray pixels; (3, height, width) of red, green and blue planes.
+        rules: format and quality.
+    """
+    height, width = shape[-2:]
+    size = height * width
+    planes = [
+        Image.frombytes("L", (width, height), raw[begin : begin + size])
+        for begin in range(0, len(raw), size)
+    ]
+    image = Image.merge("RGB", planes) if len(shape) == 3 else planes[0]
+    # Colours at full resolution: a small picture has none to spare.
+    return rules.format, _encode(image, rules.format, rules.quality, subsampling=0)
 
 
 def _checked(raw: bytes, kind: str | None, rules: ImageRules) -> tuple[str, bytes]:
@@ -105,10 +118,10 @@ def _in_storable_mode(image: Image.Image, kind: str) -> Image.Image:
     return image
 
 
-def _encode(image: Image.Image, kind: str, quality: int) -> bytes:
+def _encode(image: Image.Image, kind: str, quality: int, **jpeg_options: int) -> bytes:
     buffer = io.BytesIO()
     if kind == PNG:
         image.save(buffer, _PILLOW_FORMAT[kind])
     else:
-        image.save(buffer, _PILLOW_FORMAT[kind], quality=quality)
+        image.save(buffer, _PILLOW_FORMAT[kind], quality=quality, **jpeg_options)
     return buffer.getvalue()

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,13 +20,17 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 class SampleRef(NamedTuple):
-    """Where one sample's bytes lie: `size` bytes at `offset` of `path`, or the whole file."""
+    """Where one sample's bytes lie: `size` bytes at `offset` of `path`, or the whole file.
+
+    `raw` holds them where they are in memory already.
+    """
 
     key: str
     label: int
     path: str
     offset: int
     size: int
+    raw: bytes | None = None
 
     @property
     def place(self) -> str:
@@ -44,9 +48,13 @@ class SampleTable:
         containers: the folders or archives that hold the samples.
         container_ids: `containers[container_ids[i]]` holds sample i, int32 (n,).
         names: file name below the container, `S` array (n,); empty where the container is a file.
-        offsets: first byte in the container, int64 (n,); -1 where the sample is a whole file.
+        offsets: first byte in the container, int64 (n,); -1 where the sample is a whole file
+            or lies in `pixels`.
         sizes: bytes in the source, int64 (n,).
-        pixel_shape: (height, width) where the bytes are raw gray pixels, None for image files.
+        pixel_shape: (height, width) where the bytes are raw gray pixels, (3, height, width) for
+            planes of red, green and blue; None for image files.
+        pixels: raw pixels, uint8 (n, bytes per image), where they are not read in place; a worker
+            is sent its rows.
     """
 
     keys: npt.NDArray[np.bytes_]
@@ -56,7 +64,8 @@ class SampleTable:
     names: npt.NDArray[np.bytes_]
     offsets: npt.NDArray[np.int64]
     sizes: npt.NDArray[np.int64]
-    pixel_shape: tuple[int, int] | None = None
+    pixel_shape: tuple[int, ...] | None = None
+    pixels: npt.NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -64,10 +73,13 @@ class SampleTable:
     def refs(self, rows: npt.NDArray[np.int64]) -> list[SampleRef]:
         """Return the samples of these rows as tuples, ready to be sent to a worker."""
         columns = (self.keys, self.labels, self.container_ids, self.names, self.offsets, self.sizes)
+        raws: list[bytes | None] = [None] * len(rows)
+        if self.pixels is not None:
+            raws = [image.tobytes() for image in self.pixels[rows]]
         return [
-            SampleRef(key.decode(), label, self._path(container, name), offset, size)
-            for key, label, container, name, offset, size in zip(
-                *(column[rows].tolist() for column in columns), strict=True
+            SampleRef(key.decode(), label, self._path(container, name), offset, size, raw)
+            for key, label, container, name, offset, size, raw in zip(
+                *(column[rows].tolist() for column in columns), raws, strict=True
             )
         ]
 
@@ -92,7 +104,7 @@ def samples_in_file(
     labels: npt.NDArray[np.int64],
     offsets: npt.NDArray[np.int64],
     sizes: npt.NDArray[np.int64],
-    pixel_shape: tuple[int, int] | None = None,
+    pixel_shape: tuple[int, ...] | None = None,
 ) -> SampleTable:
     """Return the table of samples that all lie in one file."""
     return SampleTable(
@@ -105,6 +117,26 @@ def samples_in_file(
         sizes=sizes,
         pixel_shape=pixel_shape,
     )
+
+
+def samples_in_memory(
+    path: str,
+    keys: Iterable[str],
+    labels: npt.NDArray[np.int64],
+    pixels: npt.NDArray[np.uint8],
+    pixel_shape: tuple[int, ...],
+) -> SampleTable:
+    """Return the table of samples whose raw pixels, uint8 (n, bytes), were read out of `path`."""
+    count, size = pixels.shape
+    table = samples_in_file(
+        path,
+        keys,
+        labels,
+        offsets=np.full(count, WHOLE_FILE, np.int64),
+        sizes=np.full(count, size, np.int64),
+        pixel_shape=pixel_shape,
+    )
+    return replace(table, pixels=pixels)
 
 
 def bytes_array(items: list[bytes]) -> npt.NDArray[np.bytes_]:

@@ -27,7 +27,7 @@ class ShardTask:
     name: str
     refs: list[SampleRef]
     rules: ImageRules
-    pixel_shape: tuple[int, int] | None
+    pixel_shape: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _write(task: ShardTask, temporary: Path) -> ShardResult:
 
 def _image_of(raw: bytes, task: ShardTask) -> tuple[str, bytes]:
     if task.pixel_shape is not None:
-        return encode_pixels(raw, *task.pixel_shape, task.rules)
+        return encode_pixels(raw, task.pixel_shape, task.rules)
     return prepare_image(raw, task.rules)
 
 

@@ -42,6 +42,8 @@ class SourceReader:
             BadSample: its own file cannot be read, or its archive ends too early.
             DataFormatError: its archive cannot be read, so neither can the others in it.
         """
+        if ref.raw is not None:
+            return ref.raw
         if ref.offset == WHOLE_FILE:
             try:
                 return Path(ref.path).read_bytes()
