@@ -25,6 +25,8 @@ COMMANDS = {
     "pack": ("turn a data set into WebDataset shards", "resscale.cli_data:run_pack"),
     "index": ("make or verify the manifest of existing shards", "resscale.cli_data:run_index"),
     "inspect": ("look at shards: counts, sizes, faults, pictures", "resscale.cli_data:run_inspect"),
+    "models": ("list the named nets: parameters, cost, source", "resscale.cli_models:run_models"),
+    "report": ("draw runs together: curves, results, differences", "resscale.cli_report:run_report"),
 }
 
 _OPTIONS = """\
