@@ -1,0 +1,148 @@
+"""Train the nets of the paper's experiments, several at a time, and go on where it was stopped.
+
+    python benchmarks/paper.py --jobs 2 --seeds 0 1 2
+    python benchmarks/paper.py --only degradation --overlay configs/paper/data/cifar10.yaml
+
+Each net and seed is one `resscale fit` in `runs/paper/<net>-s<seed>`. What is done is passed
+over; what was stopped goes on from its checkpoint. Ctrl-C stops the runs at a step boundary. The
+order is seed by seed, so that a queue that is cut short has every net rather than every seed.
+
+How it is drawn afterwards stands in docs/paper.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+PREEMPTED = 75
+
+
+@dataclass(frozen=True)
+class Net:
+    """A net of an experiment: the config and what is given on top of it."""
+
+    experiment: str
+    options: tuple[str, ...]
+
+
+def net(experiment: str, model: str, **options: str) -> Net:
+    """Return the net `model` with model options, trained by the experiment's config."""
+    more = [f"--model.model_options.{key}={value}" for key, value in options.items()]
+    return Net(experiment, (f"--model.model={model}", *more))
+
+
+# A net that several experiments use is trained once, under the first: the configs say the same.
+NETS = {
+    "plain20": net("degradation", "plain20_cifar"),
+    "resnet20": net("degradation", "resnet20_cifar"),
+    "plain56": net("degradation", "plain56_cifar"),
+    "resnet56": net("degradation", "resnet56_cifar"),
+    "resnet20-B": net("shortcuts", "resnet20_cifar", shortcut="B"),
+    "resnet20-C": net("shortcuts", "resnet20_cifar", shortcut="C"),
+    "bottleneck29": net("bottleneck", "resnet29_bottleneck_cifar"),
+    "resnet32": net("depths", "resnet32_cifar"),
+    "resnet44": net("depths", "resnet44_cifar"),
+    "resnet110": net("depths", "resnet110_cifar"),
+}
+
+
+def status(run: Path) -> str:
+    """Return the status that a run's summary states, or "new"."""
+    try:
+        return str(json.loads((run / "summary.json").read_text())["status"])
+    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        return "new"
+
+
+def command(name: str, seed: int, run: Path, overlay: list[str]) -> list[str]:
+    """Return the `resscale fit` of a net and seed."""
+    chosen = NETS[name]
+    configs = [f"configs/paper/{chosen.experiment}.yaml", *overlay]
+    arguments = [part for config in configs for part in ("--config", config)]
+    arguments += [*chosen.options, f"--seed_everything={seed}", f"--run_dir={run}"]
+    if any((run / "checkpoints").glob("*.ckpt")):
+        arguments.append("--ckpt_path=auto")
+    return [sys.executable, "-m", "resscale", "fit", *arguments]
+
+
+class Queue:
+    """Runs the nets, `jobs` at a time, and passes a stop on to them."""
+
+    def __init__(self, folder: Path, overlay: list[str]) -> None:
+        self.folder = folder
+        self.overlay = overlay
+        self.stopping = False
+        self.running: set[subprocess.Popen[bytes]] = set()
+        self.failed: list[str] = []
+
+    def stop(self, *_: object) -> None:
+        """Ask the running nets to save and leave; start no other."""
+        self.stopping = True
+        for process in list(self.running):
+            process.send_signal(signal.SIGTERM)
+
+    def train(self, name: str, seed: int) -> None:
+        """Train one net, unless it is done or the queue is stopping."""
+        run = self.folder / f"{name}-s{seed}"
+        if self.stopping or status(run) == "done":
+            return
+        run.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        # One thread each: two nets on two cores are faster than one net on both.
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        with (run / "fit.log").open("ab") as log:
+            process = subprocess.Popen(
+                command(name, seed, run, self.overlay),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                # Ctrl-C reaches the queue alone, which asks each net once.
+                start_new_session=True,
+            )
+            self.running.add(process)
+            code = process.wait()
+            self.running.discard(process)
+        minutes = (time.monotonic() - started) / 60
+        print(f"{run.name}: {status(run)} after {minutes:.1f} min", flush=True)
+        if code not in (0, PREEMPTED):
+            self.failed.append(f"{run.name} left with {code}, see {run}/fit.log")
+
+
+def main() -> int:
+    """Read the command line and work the queue off."""
+    parser = argparse.ArgumentParser(description="Train the paper's experiments.")
+    parser.add_argument("--jobs", type=int, default=2, help="nets at a time (%(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(0 1 2)")
+    parser.add_argument(
+        "--only", nargs="+", choices=sorted({n.experiment for n in NETS.values()} | set(NETS))
+    )
+    parser.add_argument("--overlay", nargs="+", default=[], help="configs laid over, such as data")
+    parser.add_argument("--runs_dir", default="runs/paper", help="(%(default)s)")
+    options = parser.parse_args()
+    chosen = [
+        name
+        for name, entry in NETS.items()
+        if options.only is None or {name, entry.experiment} & set(options.only)
+    ]
+    queue = Queue(Path(options.runs_dir), options.overlay)
+    for request in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(request, queue.stop)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for seed in options.seeds:
+            for name in chosen:
+                pool.submit(queue.train, name, seed)
+    print(*queue.failed, sep="\n", end="\n" if queue.failed else "", file=sys.stderr)
+    return 1 if queue.failed else PREEMPTED if queue.stopping else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
