@@ -1,0 +1,269 @@
+"""The report as one HTML page, and its pictures as PNG beside it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from resscale import __version__
+from resscale.errors import UserInputError
+from resscale.report.curves import Picture, colours, draw
+from resscale.report.groups import Group, differences
+from resscale.report.results import Result, Statistic, summarise
+from resscale.report.runs import Run
+from resscale.report.style import PAGE, STYLE
+
+NOT_RECORDED = '<span class="missing">not recorded</span>'
+_SUFFIXES = (".html", ".htm")
+_TITLE_CHARACTERS = 70
+
+# A cell: its HTML, and whether it is a number, which stands at the right.
+_Cell = tuple[str, bool]
+
+
+def write_report(groups: Sequence[Group], out: Path, date: str) -> list[Path]:
+    """Write the page and its pictures, `<stem of out>-<picture>.png`; return their paths.
+
+    Args:
+        groups: what to draw, at least one.
+        out: the page, ending in .html.
+        date: of the report, in words.
+
+    Raises:
+        UserInputError: `out` is no name of a page, or cannot be written.
+    """
+    if out.suffix.lower() not in _SUFFIXES:
+        raise UserInputError(
+            f"--out {out} must end in .html, for it becomes one page; the pictures are written "
+            f"beside it. Choose {out.with_suffix('.html')}, say."
+        )
+    pictures = draw(groups)
+    files = [(out, render(groups, pictures, date).encode())]
+    for picture in pictures:
+        files.append((out.with_name(f"{out.stem}-{picture.name}.png"), picture.png()))
+    for path, content in files:
+        try:
+            path.write_bytes(content)
+        except OSError as error:
+            raise UserInputError(
+                f"Cannot write the report {path} ({error.strerror}); its folder must be there and "
+                f"be writable. Choose another: --out FILE"
+            ) from error
+    return [path for path, _ in files]
+
+
+def render(groups: Sequence[Group], pictures: Sequence[Picture], date: str) -> str:
+    """Return the page.
+
+    Args:
+        groups: what to show, at least one.
+        pictures: the figures of these groups.
+        date: of the report, in words.
+    """
+    runs = [run for group in groups for run in group.runs]
+    names = [group.name for group in groups]
+    title = ", ".join(names)
+    if len(title) > _TITLE_CHARACTERS:
+        title = f"{len(groups)} groups of runs"
+    facts = f"{_count(len(runs), 'run')} in {_count(len(groups), 'group')}. " if runs[1:] else ""
+    sections = [
+        _results(groups),
+        '<div class="pictures">',
+        *(_picture(picture, names) for picture in pictures),
+        "</div>",
+        _differences(groups),
+        _runs(groups),
+        _faults(groups),
+        _commands(groups),
+    ]
+    return PAGE.substitute(
+        title=escape(title),
+        style=STYLE,
+        facts=f"{facts}Drawn {escape(date)} by resscale {__version__}.",
+        sections="\n".join(sections),
+    )
+
+
+def _results(groups: Sequence[Group]) -> str:
+    results = [summarise(group) for group in groups]
+    with_ema = any(result.final_ema_error_pct for result in results)
+    titles = [
+        "group",
+        "runs (seeds)",
+        "final test error, %",
+        "best test error, %",
+        *(["final EMA test error, %"] if with_ema else []),
+        "final training error, %",
+        "parameters",
+        "GMACs",
+        "images/s",
+        "data wait, %",
+        "epochs",
+        "status",
+    ]
+    rows = [
+        _result_row(result, colour, with_ema)
+        for result, colour in zip(results, colours(len(groups)), strict=True)
+    ]
+    notes = (
+        "Errors: mean ± sample standard deviation (n - 1) over the group's finished runs; where "
+        "none is finished, over all its runs as far as they are. A best error is chosen on the "
+        "very images that it is measured on, so it flatters. Training error: mean of the last "
+        "epoch's augmented batches. GMACs: 10⁹ multiply-adds per image."
+    )
+    return _section("Results", f'{_table(titles, rows)}<p class="note">{notes}</p>')
+
+
+def _result_row(result: Result, colour: str, with_ema: bool) -> list[_Cell]:
+    seeds = ", ".join(dict.fromkeys(result.seeds))
+    epochs = "–".join(str(e) for e in sorted({min(result.epochs), max(result.epochs)}))
+    total = len(result.seeds)
+    states = [f"{result.num_done} of {total} done"] if total > 1 and result.states else []
+    status = "<br>".join(
+        [*map(escape, states), *(f'<span class="warn">{escape(s)}</span>' for s in result.states)]
+    )
+    parameters, macs = result.num_parameters, result.num_macs
+    wait = result.data_wait_pct
+    return [
+        (f'<span class="swatch" style="background:{colour}"></span>{escape(result.name)}', False),
+        (f"{total} ({escape(seeds)})", False),
+        (_statistic(result.final_test_error_pct), True),
+        (_statistic(result.best_test_error_pct), True),
+        *([(_statistic(result.final_ema_error_pct), True)] if with_ema else []),
+        (_statistic(result.final_train_error_pct), True),
+        (NOT_RECORDED if parameters is None else f"{parameters:,}", True),
+        (NOT_RECORDED if macs is None else f"{macs / 1e9:.3g}", True),
+        (NOT_RECORDED if result.images_per_s is None else f"{result.images_per_s:,.0f}", True),
+        (NOT_RECORDED if wait is None else f"{wait:.1f}", True),
+        (epochs, True),
+        (status or "done", False),
+    ]
+
+
+def _picture(picture: Picture, names: Sequence[str]) -> str:
+    data = base64.b64encode(picture.svg()).decode()
+    alt = escape(f"{picture.title} over epochs of {', '.join(names)}", quote=True)
+    return _section(
+        picture.title,
+        f'<figure><img alt="{alt}" src="data:image/svg+xml;base64,{data}">'
+        f"<figcaption>{escape(picture.caption)}</figcaption></figure>",
+    )
+
+
+def _differences(groups: Sequence[Group]) -> str:
+    if len(groups) < 2:
+        return ""
+    found = differences(groups)
+    if not found:
+        return _section("Differences", "<p>The configurations are equal apart from seeds.</p>")
+    rows: list[list[_Cell]] = [
+        [
+            (f"<code>{escape(difference.key)}</code>", False),
+            *((f"<code>{escape(value)}</code>", False) for value in difference.values),
+        ]
+        for difference in found
+    ]
+    table = _table(["key", *(escape(group.name) for group in groups)], rows, cards=False)
+    note = "The configuration keys whose values are not the same everywhere; seeds are left out."
+    return _section("Differences", f'<div class="wide">{table}</div><p class="note">{note}</p>')
+
+
+def _runs(groups: Sequence[Group]) -> str:
+    titles = ["run", "group", "seed", "status", "ranks", "last written"]
+    rows: list[list[_Cell]] = []
+    for group in groups:
+        for run in group.runs:
+            state = escape(run.state)
+            if not run.is_done:
+                reason = run.summary.get("reason")
+                state = f'<span class="warn">{state}</span>'
+                state += f"<br>{escape(str(reason))}" if reason else ""
+            cells = (
+                f"<code>{escape(str(run.path))}</code>",
+                escape(group.name),
+                escape(run.seed),
+                state,
+                escape(str(run.summary.get("world_size") or "not recorded")),
+                escape(run.last_written),
+            )
+            rows.append([(cell, False) for cell in cells])
+    return _section("Runs", _table(titles, rows))
+
+
+def _faults(groups: Sequence[Group]) -> str:
+    lines = [line for group in groups for run in group.runs for line in _faults_of(run)]
+    if not lines:
+        return _section("Faults", "<p>None: no damaged samples, no resumes.</p>")
+    items = "".join(f"<li>{line}</li>" for line in lines)
+    return _section("Faults", f"<ul>{items}</ul>")
+
+
+def _faults_of(run: Run) -> Iterable[str]:
+    name = f"<code>{escape(str(run.path))}</code>"
+    if run.bad_samples:
+        yield (
+            f"{name}: {_count(run.bad_samples, 'damaged sample')} replaced, listed in its "
+            f"<code>events.jsonl</code>"
+        )
+    if run.resumed_at:
+        word = "step" if len(run.resumed_at) == 1 else "steps"
+        steps = ", ".join(f"{step:,}" for step in run.resumed_at)
+        yield f"{name}: resumed {_count(len(run.resumed_at), 'time')}, at {word} {steps}"
+
+
+def _commands(groups: Sequence[Group]) -> str:
+    commands = dict.fromkeys(
+        str(run.summary.get("command") or "") for group in groups for run in group.runs
+    )
+    known = [command for command in commands if command]
+    items = "".join(f"<li><code>{escape(command)}</code></li>" for command in known)
+    return _section("Commands", f"<ul>{items}</ul>" if items else f"<p>{NOT_RECORDED}</p>")
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[_Cell]], *, cards: bool = True) -> str:
+    """Return a table whose first column names the row; on a phone, its rows become cards.
+
+    Args:
+        titles: HTML of the headings.
+        rows: the cells.
+        cards: whether it has few enough columns, or long enough cells, for that.
+    """
+    rows = list(rows)
+    numbers = [is_number for _, is_number in rows[0]]
+    head = "".join(
+        _tag("th", title, n, 'scope="col"') for title, n in zip(titles, numbers, strict=True)
+    )
+    body = "".join(
+        "<tr>"
+        + _tag("th", row[0][0], False, 'scope="row"')
+        + "".join(
+            _tag("td", f"<span>{cell}</span>", number, f'data-label="{title}"')
+            for title, (cell, number) in zip(titles[1:], row[1:], strict=True)
+        )
+        + "</tr>\n"
+        for row in rows
+    )
+    kind = ' class="cards"' if cards else ""
+    return f"<table{kind}>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"
+
+
+def _tag(name: str, content: str, is_number: bool, attributes: str) -> str:
+    kind = ' class="number"' if is_number else ""
+    return f"<{name}{kind} {attributes}>{content}</{name}>"
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>"
+
+
+def _statistic(statistic: Statistic | None) -> str:
+    if statistic is None:
+        return NOT_RECORDED
+    spread = f" ± {statistic.sd:.2f}" if statistic.sd is not None else ""
+    return f"{statistic.mean:.2f}{spread}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
