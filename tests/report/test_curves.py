@@ -56,14 +56,25 @@ def test_the_legend_names_the_groups_and_the_line_styles(groups: list[Group]) ->
 
 
 def test_the_first_epochs_do_not_flatten_the_rest() -> None:
-    # 17 of 20 points, 85%, are to be seen: the 17th smallest is 17.
     falling = [float(value) for value in (90, 60, 30, *range(17, 0, -1))]
+    # 15% of 20 points are 3: the axis begins to count at the fourth, 17.
     assert upper_limit([falling, []]) == pytest.approx(1.06 * 17)
+
+
+def test_a_spike_is_seen_unless_it_would_flatten_the_rest() -> None:
+    assert upper_limit([[10.0] * 5 + [25.0] + [10.0] * 14]) == pytest.approx(1.06 * 25)
+    assert upper_limit([[10.0] * 5 + [99.0] + [10.0] * 14]) == pytest.approx(1.06 * 3 * 10)
 
 
 def test_a_curve_that_ends_high_is_seen_to_its_end() -> None:
     assert upper_limit([[1.0, 1.0], [2.0] * 99 + [50.0]]) == pytest.approx(1.06 * 50)
     assert upper_limit([]) == pytest.approx(1.06)
+
+
+def test_the_learning_rate_of_an_epoch_holds_from_its_beginning(groups: list[Group]) -> None:
+    line = draw(groups)[1].figure.axes[1].lines[0]
+    assert line.get_drawstyle() == "steps-pre"
+    assert list(line.get_xdata()) == [0, 1, 2, 3]
 
 
 def test_errors_close_together_fill_the_axis(made: Made) -> None:

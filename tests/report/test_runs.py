@@ -128,9 +128,13 @@ def test_nested_keys_are_flattened() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", r"config.yaml is not valid YAML"), ("- a\n", r"config.yaml is no mapping")],
+    [
+        ("a: [", r"config.yaml is not valid YAML"),
+        ("- a\n", r"config.yaml is no mapping"),
+        ("a: \xff", r"config.yaml is not valid"),
+    ],
 )
 def test_a_damaged_configuration_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    RunDir(tmp_path).config.write_text(text)
+    RunDir(tmp_path).config.write_text(text, encoding="latin-1")
     with pytest.raises(DataFormatError, match=message):
         load_run(tmp_path)

@@ -29,7 +29,8 @@ _INK, _GRID = "#1d2430", "#d9dce2"
 _COLOURS = (
     "#0b62a4", "#d1590b", "#14866d", "#a8306f", "#6a4fbf", "#8a6d0b", "#3f9bd4", "#7a7f87",
 )  # fmt: skip
-_SHOWN = 0.85  # of a curve's points lie within the axis: the first epochs would flatten the rest
+_BEGINNING = 0.15  # of a curve: the first epochs would flatten the rest
+_SPIKE = 3.0
 _LEGEND_CHARACTERS = 94  # fit side by side at its size, each entry's line counting as nine
 
 _LineStyle = Literal["solid"] | tuple[float, tuple[float, float]]
@@ -85,14 +86,20 @@ def colours(count: int) -> list[str]:
 
 
 def upper_limit(curves: Sequence[Sequence[float]]) -> float:
-    """Return where a vertical axis ends so that every curve shows at least 85% of its points.
+    """Return where a vertical axis ends: only the first epochs, and wild spikes, lie above.
+
+    Every curve shows all behind its first 15% of points, as far as that is no more than three times
+    what 85% of its points stay below, and its end.
 
     Args:
         curves: values over time; empty ones do not count.
     """
-    tops = [sorted(curve)[math.ceil(_SHOWN * len(curve)) - 1] for curve in curves if curve]
-    ends = [curve[-1] for curve in curves if curve]
-    return 1.06 * max([*tops, *ends], default=1.0)
+    tops = []
+    for curve in filter(None, curves):
+        usual = sorted(curve)[math.ceil((1 - _BEGINNING) * len(curve)) - 1]
+        settled = max(curve[math.floor(_BEGINNING * len(curve)) :])
+        tops.append(max(curve[-1], min(settled, _SPIKE * usual)))
+    return 1.06 * max(tops, default=1.0)
 
 
 def _error(groups: Sequence[Group]) -> Picture:
@@ -216,9 +223,12 @@ def _line(
 ) -> None:
     # A line needs two points to be seen.
     marker = "o" if len(spread.epochs) < 3 else None
+    epochs, mean = spread.epochs, spread.mean
+    if drawstyle == "steps-pre" and epochs:
+        epochs, mean = [epochs[0] - 1, *epochs], [mean[0], *mean]
     axis.plot(
-        spread.epochs,
-        spread.mean,
+        epochs,
+        mean,
         color=colour,
         linewidth=width,
         linestyle=style,

@@ -68,7 +68,7 @@ def read_rows(path: Path) -> list[Row]:
     """
     if not path.exists():
         return []
-    text = path.read_text()
+    text = path.read_text(errors="replace")
     # The last line counts only once its end is written: `0.9` may have become `0.95`.
     lines = csv.reader(text[: text.rfind("\n") + 1].splitlines())
     header = next(lines, None)

@@ -18,6 +18,7 @@ from resscale.report.style import PAGE, STYLE
 NOT_RECORDED = '<span class="missing">not recorded</span>'
 _SUFFIXES = (".html", ".htm")
 _TITLE_CHARACTERS = 70
+_WHOLE_CHARACTERS = 16  # shorter lists of seeds stay on one line
 
 # A cell: its HTML, and whether it is a number, which stands at the right.
 _Cell = tuple[str, bool]
@@ -118,6 +119,7 @@ def _results(groups: Sequence[Group]) -> str:
 
 def _result_row(result: Result, colour: str, with_ema: bool) -> list[_Cell]:
     seeds = ", ".join(dict.fromkeys(result.seeds))
+    kind = "whole" if len(seeds) < _WHOLE_CHARACTERS else "seeds"
     epochs = "–".join(str(e) for e in sorted({min(result.epochs), max(result.epochs)}))
     total = len(result.seeds)
     states = [f"{result.num_done} of {total} done"] if total > 1 and result.states else []
@@ -128,7 +130,7 @@ def _result_row(result: Result, colour: str, with_ema: bool) -> list[_Cell]:
     wait = result.data_wait_pct
     return [
         (f'<span class="swatch" style="background:{colour}"></span>{escape(result.name)}', False),
-        (f"{total} ({escape(seeds)})", False),
+        (f'<span class="{kind}">{total} ({escape(seeds)})</span>', False),
         (_statistic(result.final_test_error_pct), True),
         (_statistic(result.best_test_error_pct), True),
         *([(_statistic(result.final_ema_error_pct), True)] if with_ema else []),

@@ -150,7 +150,7 @@ def _read_config(path: Path) -> Config:
         return {}
     try:
         config = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataFormatError(
             f"{path} is not valid YAML ({' '.join(str(error).split())}); a run's configuration is "
             f"as `resscale fit` wrote it. Restore the file, or leave the run out."

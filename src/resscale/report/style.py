@@ -51,13 +51,16 @@ h1 { font-size: 1.6rem; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 2.4rem 0 0.6rem; }
 p { margin: 0.4rem 0; max-width: 75ch; }
 .facts, .note, figcaption { color: var(--soft); font-size: 0.9rem; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+table {
+  border-collapse: collapse; width: 100%; font-size: 0.94rem; font-variant-numeric: tabular-nums;
+}
 th, td { text-align: left; vertical-align: top; padding: 0.4rem 0.7rem 0.4rem 0; }
 thead th { border-bottom: 2px solid var(--line); font-size: 0.85rem; color: var(--soft); }
 tbody th, tbody td { border-bottom: 1px solid var(--line); }
 tbody th { font-weight: 600; overflow-wrap: anywhere; }
 td.number, th.number { text-align: right; }
 td.number { white-space: nowrap; }
+.whole { white-space: nowrap; }
 table.cards tbody th { min-width: 12rem; }
 .wide { overflow-x: auto; }
 .wide code { overflow-wrap: normal; }
@@ -72,7 +75,6 @@ table.cards tbody th { min-width: 12rem; }
 code { font: 0.88em/1.45 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
 .pictures { display: grid; gap: 0 2rem; grid-template-columns: repeat(2, minmax(0, 1fr)); }
 .pictures section:first-child { grid-column: 1 / -1; }
-.pictures section:first-child figure { max-width: 52rem; }
 figure { margin: 0; }
 /* White in the dark scheme too: the curves' colours are chosen for it. */
 figure img {
@@ -80,6 +82,11 @@ figure img {
   border-radius: 0.4rem; padding: 0.4rem;
 }
 figcaption { margin-top: 0.4rem; max-width: 75ch; }
+@media (min-width: 60rem) {
+  .pictures section:first-child figure {
+    display: grid; gap: 1.5rem; grid-template-columns: minmax(0, 52rem) minmax(12rem, 1fr);
+  }
+}
 @media (max-width: 46rem) {
   .pictures { grid-template-columns: minmax(0, 1fr); }
   table.cards thead { position: absolute; overflow: hidden; clip-path: inset(50%); }
@@ -94,5 +101,8 @@ figcaption { margin-top: 0.4rem; max-width: 75ch; }
   body { max-width: none; padding: 0; font-size: 11px; }
   section, tr { break-inside: avoid; }
   h2 { margin-top: 1.2rem; }
+  table, .facts, .note, figcaption { font-size: 0.9em; }
+  .pictures section:first-child figure { display: block; }
+  .pictures section:first-child img { width: auto; max-width: 100%; max-height: 11cm; }
 }
 """
