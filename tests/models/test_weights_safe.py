@@ -1,0 +1,93 @@
+"""Reading without executing: records are emptied, all else that a pickle names is refused."""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import functools
+import pathlib
+import pickle
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from resscale.errors import DataFormatError
+from resscale.models.weights_safe import Inert, load_without_code
+
+
+def test_the_options_that_a_training_script_saves_are_left_empty(tmp_path: Path) -> None:
+    options = argparse.Namespace(lr=0.1, path="x")
+    torch.save({"model": {"w": torch.ones(2)}, "args": options}, tmp_path / "c.pth")
+
+    content = load_without_code(tmp_path / "c.pth")
+
+    assert torch.equal(content["model"]["w"], torch.ones(2))
+    assert type(content["args"]) is Inert
+    assert not hasattr(content["args"], "lr")
+
+
+def test_a_record_that_is_handed_arguments_and_state_forgets_them() -> None:
+    record = Inert("rm", 1)
+    record.__setstate__({"__class__": str})
+
+    assert (type(record), vars(record)) == (Inert, {})
+
+
+class Calls:
+    """Unpickled as a call of `function` with `arguments`."""
+
+    def __init__(self, function: object, *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (Calls(builtins.eval, "1"), "eval"),
+        (Calls(builtins.getattr, "", "join"), "getattr"),
+        (Calls(builtins.__import__, "os"), "__import__"),
+        (Calls(functools.partial, print), "functools.partial"),
+        (nn.Linear(1, 1), "torch.nn.modules.linear.Linear"),
+        (pathlib.PurePosixPath("x"), "pathlib.PurePosixPath"),
+        (threading.Barrier, "threading.Barrier"),
+    ],
+)
+def test_whatever_could_run_is_refused_by_its_name(
+    tmp_path: Path, value: object, name: str
+) -> None:
+    torch.save({"state_dict": {"w": torch.ones(1)}, "other": value}, tmp_path / "c.pth")
+
+    with pytest.raises(DataFormatError, match=rf"executing code: its pickle asks for {name}, and"):
+        load_without_code(tmp_path / "c.pth")
+
+
+def test_the_harmless_names_hold_only_while_a_file_is_read(tmp_path: Path) -> None:
+    torch.save({"args": argparse.Namespace()}, tmp_path / "c.pth")
+    load_without_code(tmp_path / "c.pth")
+
+    with pytest.raises(pickle.UnpicklingError, match=r"argparse\.Namespace"):
+        torch.load(tmp_path / "c.pth", weights_only=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_torchscript_is_refused(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(nn.Linear(1, 1)), tmp_path / "c.pt")
+
+    with pytest.raises(DataFormatError, match=r"TorchScript archive, which holds code.*state_dict"):
+        load_without_code(tmp_path / "c.pt")
+
+
+def test_the_advice_to_switch_the_safety_off_is_not_passed_on(tmp_path: Path) -> None:
+    (tmp_path / "c.pth").write_bytes(pickle.dumps({"a": 1}, protocol=4))
+
+    with pytest.raises(DataFormatError) as caught:
+        load_without_code(tmp_path / "c.pth")
+
+    assert "weights_only" not in str(caught.value)
+    assert "\n" not in str(caught.value)
