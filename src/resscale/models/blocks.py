@@ -148,11 +148,15 @@ def make_se(channels: int, reduction: int) -> nn.Module:
 
 
 def zero_last(norm: nn.Module, conv: nn.Conv2d) -> None:
-    """Zero what a branch ends with: the BN's gamma, or without a BN the convolution."""
-    if isinstance(norm, nn.BatchNorm2d):
-        nn.init.zeros_(norm.weight)
-    else:
-        nn.init.zeros_(conv.weight)
+    """Zero what a branch ends with: the BN's gamma and beta, or without a BN the convolution."""
+    zero_weights(norm if isinstance(norm, nn.BatchNorm2d) else conv)
+
+
+def zero_weights(layer: nn.BatchNorm2d | nn.Conv2d) -> None:
+    """Zero a layer's weight and bias, so that it returns 0 whatever it was trained to before."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def inner_width(planes: int, options: ResNetOptions) -> int:

@@ -13,7 +13,13 @@ from typing import Final
 
 from torch import Tensor, nn
 
-from resscale.models.blocks import check_basic, inner_width, make_se, split_stride
+from resscale.models.blocks import (
+    check_basic,
+    inner_width,
+    make_se,
+    split_stride,
+    zero_weights,
+)
 from resscale.models.layers import DropPath, make_conv, make_norm
 from resscale.models.options import ResNetOptions
 from resscale.models.shortcuts import make_shortcut
@@ -60,7 +66,7 @@ class PreActBasicBlock(nn.Module):
     def zero_branch(self) -> None:
         """Make the residual branch 0, so that the block starts as its shortcut."""
         # Not a gamma: the ReLU behind it would pass no gradient back at exactly 0.
-        nn.init.zeros_(self.conv2.weight)
+        zero_weights(self.conv2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `F(x) + shortcut(x)`, or `F(x)` where there is no shortcut."""
@@ -119,7 +125,7 @@ class PreActBottleneck(nn.Module):
     def zero_branch(self) -> None:
         """Make the residual branch 0, so that the block starts as its shortcut."""
         # Not a gamma: the ReLU behind it would pass no gradient back at exactly 0.
-        nn.init.zeros_(self.conv3.weight)
+        zero_weights(self.conv3)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `F(x) + shortcut(x)`, or `F(x)` where there is no shortcut."""
