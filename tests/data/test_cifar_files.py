@@ -69,6 +69,8 @@ def test_extracted_folder_comes_before_the_archive_unless_it_is_empty(
     assert read_files(tmp_path, CIFAR10)[0] == archive
     (folder / "test_batch").write_bytes(b"x")
     assert read_files(tmp_path, CIFAR10) == (folder, {"test_batch": b"x"})
+    (tmp_path / "test_batch").write_bytes(b"y")  # and the folder that is named before both
+    assert read_files(tmp_path, CIFAR10) == (tmp_path, {"test_batch": b"y"})
 
 
 def test_names_that_lead_outside_and_links_are_not_followed(tmp_path: Path) -> None:
@@ -94,6 +96,15 @@ def test_archive_that_is_cut(tmp_path: Path, files: dict[str, bytes], kept: int)
     archive.write_bytes(archive.read_bytes()[:kept])
     with pytest.raises(DataFormatError, match=r"python\.tar\.gz cannot be read as an archive"):
         read_files(tmp_path, CIFAR10)
+
+
+def test_archive_whose_compression_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / ARCHIVE
+    raw = bytearray(gzip.compress(b"text " * 2000))
+    raw[10] = 0xFF  # the first byte behind gzip's header: no block is of type 3
+    path.write_bytes(raw)
+    with pytest.raises(DataFormatError, match=r"cannot be read as an .*invalid block type"):
+        read_files(path, CIFAR10)
 
 
 def test_archive_with_one_wrong_byte(tmp_path: Path, files: dict[str, bytes]) -> None:

@@ -135,6 +135,12 @@ def test_other_contents(content: Any, message: str) -> None:
         load_plain_pickle(pickle.dumps(content, 4), "x")
 
 
+def test_bytes_in_another_encoding_than_latin1() -> None:
+    raw = pickle.dumps({"a": b"\xff"}, 2).replace(b"latin1", b"utf-16")
+    with pytest.raises(DataFormatError, match="bytes that are not written as latin1"):
+        load_plain_pickle(raw, "x")
+
+
 def test_an_array_that_is_not_as_long_as_its_shape() -> None:
     raw = PYTHON2.replace(b"K\x03K\x04\x86", b"K\x03K\x05\x86")
     with pytest.raises(DataFormatError, match=r"array of shape \(3, 5\) that is not as long"):
