@@ -73,8 +73,11 @@ def _cifar(depth: int, source: str = f"{_HE}, section 4.2") -> Variant:
 
 
 def _cifar_bottleneck(depth: int, source: str = f"{_HE}, sections 4.1 and 4.2") -> Variant:
-    """9n + 2 layers: the same stages of n bottlenecks, which cost what n basic blocks cost."""
-    options = ResNetOptions(shortcut="B", stem="cifar")
+    """9n + 2 layers: the same stages of n bottlenecks, which cost what n basic blocks cost.
+
+    The stride is on the 1x1, as in the code of He et al. 2016 (github: KaimingHe/resnet-1k-layers).
+    """
+    options = ResNetOptions(shortcut="B", stride_on="1x1", stem="cifar")
     return Variant("bottleneck", ((depth - 2) // 9,) * 3, source, (16, 32, 64), options, 32)
 
 
@@ -90,7 +93,7 @@ def _plain(variant: Variant, source: str) -> Variant:
 
 
 def _v2_cifar(variant: Variant) -> Variant:
-    return variant.having(f"{_HE_V2}, table 2 and 4", preact=True)
+    return variant.having(f"{_HE_V2}, tables 2 and 4", preact=True)
 
 
 _D: dict[str, Any] = {"stem": "deep", "downsample": "avg"}
