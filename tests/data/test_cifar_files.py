@@ -3,6 +3,7 @@
 import gzip
 import io
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -99,10 +100,10 @@ def test_archive_that_is_cut(tmp_path: Path, files: dict[str, bytes], kept: int)
 
 
 def test_archive_whose_compression_is_damaged(tmp_path: Path) -> None:
-    path = tmp_path / ARCHIVE
-    raw = bytearray(gzip.compress(b"text " * 2000))
-    raw[10] = 0xFF  # the first byte behind gzip's header: no block is of type 3
-    path.write_bytes(raw)
+    path = write_archive(tmp_path / ARCHIVE, {"test_batch": bytes(50_000)}, "w")
+    packing = zlib.compressobj(wbits=31)
+    sound = packing.compress(path.read_bytes()[:30_000]) + packing.flush(zlib.Z_FULL_FLUSH)
+    path.write_bytes(sound + b"\xff" * 100)  # no block is of type 3
     with pytest.raises(DataFormatError, match=r"cannot be read as an .*invalid block type"):
         read_files(path, CIFAR10)
 

@@ -6,6 +6,7 @@ import pickle
 import struct
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from resscale.data import Manifest, ShardDataset
 from resscale.data.augment import CenterCrop
+from resscale.data.cifar_files import LAYOUTS
 from resscale.data.pack import pack_splits
 from resscale.data.pack_plan import PackOptions
 from resscale.data.pack_samples import Split
@@ -186,6 +188,14 @@ def test_a_number_of_images_that_is_not_the_official_one_is_said(folder: Path) -
     assert test.notes == ("CIFAR-10's test has 10,000 images, this one 4",)
 
 
+def test_nothing_is_said_of_the_official_number(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = replace(LAYOUTS["cifar10"], num_official={"train": 20, "test": 4})
+    monkeypatch.setitem(LAYOUTS, "cifar10", small)
+    assert [split.notes for split in cifar_splits(folder)] == [(), ()]
+
+
 @pytest.mark.parametrize("write", [python2_pickle, lambda content: pickle.dumps(content, 2)])
 def test_pixels_stored_in_fortran_order(
     python_folder: Path, batches: Batches, write: Callable[[Any], bytes]
@@ -279,6 +289,12 @@ def test_wrong_number_of_class_names(
         expected = rf"meta(\.txt)? holds {len(set(names))} different class names; CIFAR-10 has 10"
         with pytest.raises(DataFormatError, match=expected):
             cifar_splits(folder)
+
+
+def test_meta_without_class_names(python_folder: Path) -> None:
+    (python_folder / "batches.meta").write_bytes(python2_pickle({b"num_vis": 3072}))
+    with pytest.raises(DataFormatError, match="meta holds 0 different class names"):
+        cifar_splits(python_folder)
 
 
 def test_class_names_that_are_no_text(python_folder: Path, binary_folder: Path) -> None:
