@@ -84,8 +84,9 @@ def test_a_bottleneck_is_an_independent_forward_of_figure_5(se, stride_on):
 
 # Zhang 2019, section 3.3: the strided convolution, its norm and its ReLU at stride 1, then the
 # blur; the shortcut blurs before its projection.
-@pytest.mark.parametrize(("block", "stride_on"), [(BasicBlock, "3x3"), (Bottleneck, "3x3"),
-                                                  (Bottleneck, "1x1")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("block", "stride_on"), [(BasicBlock, "3x3"), (Bottleneck, "3x3"), (Bottleneck, "1x1")]
+)
 def test_blurpool_stands_behind_the_relu_of_the_convolution_that_strode(block, stride_on):
     net = make(block, 4, 8, 2, blurpool=True, stride_on=stride_on).double()
     net = randomize(net.eval())
