@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from resscale.cli import main
@@ -200,6 +201,54 @@ def test_validate_takes_the_newest_or_a_named_checkpoint(
         assert capsys.readouterr().out.splitlines()[-1] == f"weights: {newest}"
 
 
+def test_a_file_of_weights_is_measured_without_a_run(
+    config: str, trained: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir, _ = trained
+    file = str(run_dir / "checkpoints" / "best.ckpt")
+    assert main(["validate", "--config", config, "--weights", file]) == 0
+    result, weights = capsys.readouterr().out.splitlines()
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert result.startswith(f"val: top-1 {summary['val_top1']:.2%}")
+    assert weights == f"weights: {file}"
+
+
+def test_training_begins_with_the_weights_that_are_named_but_for_the_last_layer(
+    config: str,
+    trained: tuple[Path, list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = str(trained[0] / "checkpoints" / "best.ckpt")
+    options = ["--weights", file, "--skip_classifier", "true", "--model.num_classes", "12"]
+    # A rate of 0 leaves what was loaded as it is.
+    still = ["--model.optimizer.lr", "0", "--run_dir", str(tmp_path / "run")]
+    assert main(["fit", "--config", config, *options, *still]) == 0
+    # 19 convolutions, 19 BNs of 5 tensors.
+    assert f"weights: {19 + 19 * 5} tensors of {file}, without fc.weight, fc.bias" in (
+        capsys.readouterr().out.splitlines()
+    )
+    (newest,) = (tmp_path / "run" / "checkpoints").glob("epoch-*.ckpt")
+    before, after = (torch.load(f, weights_only=True)["state_dict"] for f in (file, newest))
+    assert torch.equal(before["model.conv1.weight"], after["model.conv1.weight"])
+    assert after["model.fc.weight"].shape == (12, 64)
+
+
+def test_weights_of_another_number_of_classes_name_the_option(
+    refuse: Refuse, trained: tuple[Path, list[str]]
+) -> None:
+    file = str(trained[0] / "checkpoints" / "best.ckpt")
+    said = refuse("--weights", file, "--model.num_classes", "12")
+    assert "skip_classifier=True" in said
+    assert "fc.weight" in said
+
+
+def test_skipping_the_classifier_needs_weights(refuse: Refuse) -> None:
+    assert refuse("--skip_classifier", "true") == (
+        "--skip_classifier=true says how to read --weights: name a file or URL there."
+    )
+
+
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 def test_predict_writes_a_row_for_each_sample(
     trained: tuple[Path, list[str]],
@@ -325,8 +374,8 @@ def test_an_unknown_strategy_of_the_trainer_is_bad_input(refuse: Refuse) -> None
 def test_validate_needs_weights(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", "--config", config]) == 2
     assert capsys.readouterr().err == (
-        "resscale: validate needs weights: name a checkpoint with --ckpt_path FILE, or a run with "
-        "--run_dir DIR.\n"
+        "resscale: validate needs weights: name a checkpoint with --ckpt_path FILE, a run with "
+        "--run_dir DIR, or a file of weights with --weights FILE.\n"
     )
 
 

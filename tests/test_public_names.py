@@ -9,7 +9,15 @@ import pytest
 PUBLIC = {
     "resscale": ["ImageClassifier", "__version__", "create_model", "list_models"],
     "resscale.data": ["EpochOrder", "Manifest", "ShardDataModule", "ShardDataset"],
-    "resscale.models": ["ResNet", "ResNetOptions", "count_macs", "create_model", "list_models"],
+    "resscale.models": [
+        "LoadedWeights",
+        "ResNet",
+        "ResNetOptions",
+        "count_macs",
+        "create_model",
+        "list_models",
+        "load_weights",
+    ],
 }
 
 

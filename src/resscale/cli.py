@@ -26,7 +26,10 @@ COMMANDS = {
     "index": ("make or verify the manifest of existing shards", "resscale.cli_data:run_index"),
     "inspect": ("look at shards: counts, sizes, faults, pictures", "resscale.cli_data:run_inspect"),
     "models": ("list the named nets: parameters, cost, source", "resscale.cli_models:run_models"),
-    "report": ("draw runs together: curves, results, differences", "resscale.cli_report:run_report"),
+    "report": (
+        "draw runs together: curves, results, differences",
+        "resscale.cli_report:run_report",
+    ),
 }
 
 _OPTIONS = """\
@@ -34,6 +37,8 @@ options (all may also stand in the YAML file, without the dashes):
   --config FILE           YAML file; repeatable, later ones win
   --run_dir DIR           run directory (default: runs/<config>-<date>-<hash>)
   --ckpt_path PATH|auto|best   where weights come from; auto: the run's newest valid checkpoint
+  --weights FILE|URL      weights to begin with, such as torchvision's; --skip_classifier true: but
+                          for the last layer
   --data.global_batch_size N   samples per optimizer step over all ranks
   --data.micro_batch_size N    samples per forward pass of a rank
   --model.model NAME      a network, such as resnet50

@@ -63,6 +63,18 @@ class TrainCli(LightningCLI):
             "--ckpt_path", type=str | None, default=None, help="Checkpoint, 'auto' or 'best'."
         )
         parser.add_argument(
+            "--weights",
+            type=str | None,
+            default=None,
+            help="File or URL of weights to begin with; a checkpoint comes before it.",
+        )
+        parser.add_argument(
+            "--skip_classifier",
+            type=bool,
+            default=False,
+            help="Take all of --weights but the last layer, as for other classes.",
+        )
+        parser.add_argument(
             "--num_threads",
             type=int | None,
             default=None,

@@ -18,6 +18,7 @@ from resscale.cli_lightning import Stage, TrainCli, plain_config, with_saved_con
 from resscale.cluster.environment import RUN_DIR_VARIABLE, Launch, read_launch
 from resscale.data.manifest import Manifest
 from resscale.errors import Preempted, ResscaleError, TrainingStopped, UserInputError
+from resscale.models import LoadedWeights, load_weights
 from resscale.training.checkpoint import (
     check_resumable,
     find_newest_valid,
@@ -119,7 +120,7 @@ def _evaluate(stage: Literal["validate", "test"], argv: Sequence[str]) -> int:
             f"loss {values['loss']:.4f}  {values['samples']:,.0f} of {total:,} unique"
             + (f"  {values['bad']:.0f} damaged" if values["bad"] else "")
         )
-        print(f"weights: {session.ckpt_path}")
+        print(f"weights: {session.ckpt_path or session.config.weights}")
     return code
 
 
@@ -164,6 +165,9 @@ class Session:
         )
         if self.ckpt_path:
             print(f"going on from {self.ckpt_path}")
+        if self.loaded:
+            skipped = f", without {', '.join(self.loaded.skipped)}" if self.loaded.skipped else ""
+            print(f"weights: {self.loaded.num_tensors} tensors of {self.loaded.source}{skipped}")
         sys.stdout.flush()
 
     def summarise(self, status: str) -> None:
@@ -218,6 +222,7 @@ class Session:
         self.trainer.resscale_config = plain  # type: ignore[attr-defined]
         splits = tuple(s for s in _SPLITS[self.stage] if s != "val" or self._wants("val"))
         self.data.check(splits, self.model.num_classes, self.trainer.world_size)
+        self.loaded = self._load_weights()
         if self.ckpt_path is not None:
             checkpoint = load_checkpoint(self.ckpt_path)
             if self.stage == "fit":
@@ -228,6 +233,19 @@ class Session:
                 self.run.path.mkdir(parents=True, exist_ok=True)
                 self.run.config.write_text(yaml.safe_dump(plain, sort_keys=False))
             os.environ[RUN_DIR_VARIABLE] = str(self.run.path.resolve())
+
+    def _load_weights(self) -> LoadedWeights | None:
+        """Begin with the weights that the user names, unless a checkpoint says more."""
+        config = self.config
+        if self.ckpt_path is not None or config.weights is None:
+            if config.skip_classifier and config.weights is None:
+                raise UserInputError(
+                    "--skip_classifier=true says how to read --weights: name a file or URL there."
+                )
+            return None
+        return load_weights(
+            self.model.model, config.weights, skip_classifier=config.skip_classifier
+        )
 
     def _wants(self, split: str) -> bool:
         return self.stage != "fit" or self.config.data[split] is not None
@@ -253,10 +271,12 @@ class Session:
             return None
         known = self.run.path != Path(os.devnull)
         if asked in (None, "auto", "best"):
+            if not known and self.config.weights is not None:
+                return None
             if not known:
                 raise UserInputError(
-                    f"{self.stage} needs weights: name a checkpoint with --ckpt_path FILE, or a "
-                    f"run with --run_dir DIR."
+                    f"{self.stage} needs weights: name a checkpoint with --ckpt_path FILE, a run "
+                    f"with --run_dir DIR, or a file of weights with --weights FILE."
                 )
             best = self.run.checkpoints / "best.ckpt"
             if asked != "auto" and best.exists():
