@@ -89,6 +89,12 @@ def test_paths_with_the_same_last_part_are_told_apart_by_more(made: Made) -> Non
     assert names(*runs) == ["train=one/fashion", "train=two/fashion", "train=two/digits"]
 
 
+def test_a_path_that_ends_another_is_told_apart_from_it(made: Made) -> None:
+    paths = ("fashion/train", "old/fashion/train")
+    runs = [made(str(n), options={"data.train": path}) for n, path in enumerate(paths)]
+    assert names(*runs) == ["train=fashion", "train=old/fashion"]
+
+
 def test_a_long_value_is_shortened_to_both_its_ends(made: Made) -> None:
     runs = [made(x, options={"model.model": x + "m" * 50 + x}) for x in "ab"]
     assert names(*runs) == [f"{x}{'m' * 15}…{'m' * 14}{x}" for x in "ab"]

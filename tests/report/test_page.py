@@ -127,6 +127,8 @@ def test_everything_from_a_run_is_escaped(made: Made) -> None:
     checker = checked(html)
     assert "script" not in {tag for tag, _ in checker.tags}
     assert checker.text.count(evil) > 8
+    (alternative, *_) = (attributes["alt"] for tag, attributes in checker.tags if tag == "img")
+    assert alternative == f"Error over epochs of {evil}, resnet20_cifar"
 
 
 def test_the_results_have_mean_and_deviation(made: Made) -> None:

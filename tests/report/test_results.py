@@ -57,6 +57,12 @@ def test_where_none_is_done_all_count_as_far_as_they_are(made: Made) -> None:
     assert result.states == ("running at epoch 3 of 3",)
 
 
+def test_the_table_is_newer_than_the_summary(made: Made) -> None:
+    result = summarise(group(made("a", summary={"status": "running", "val_top1": 0.25})))
+    assert result.final_test_error_pct is not None
+    assert result.final_test_error_pct.mean == pytest.approx(48)
+
+
 def test_the_summary_stands_in_for_a_table_without_validations(made: Made) -> None:
     run = made("a", summary={"val_top1": 0.75})
     run.curves["test_error_pct"].clear()

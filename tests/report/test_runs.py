@@ -26,7 +26,7 @@ def test_a_folder_of_runs_stands_for_its_children(runs: Path) -> None:
 
 
 def test_a_run_named_twice_counts_once(runs: Path) -> None:
-    found = find_runs([str(runs / "resnet20"), f"{runs}/resnet20/", str(runs)])
+    found = find_runs([str(runs / "resnet20"), f"{runs}/../paper/resnet20/", str(runs)])
     assert found == [(None, runs / "resnet20"), (None, runs / "plain20")]
 
 
@@ -107,7 +107,7 @@ def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
 def test_the_time_is_that_of_the_newest_entry(make_run: Callable[..., Path]) -> None:
     run = RunDir(make_run())
     for number, file in enumerate((run.summary, run.metrics, run.config)):
-        os.utime(file, (1_000_000_000 - 86_400 * number,) * 2)
+        os.utime(file, (1_000_000_000 - 30 * 86_400 * number,) * 2)
     assert load_run(run.path).last_written.startswith("2001-09-0")  # 10⁹ s: the 9th, in UTC
 
 

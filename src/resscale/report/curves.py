@@ -31,6 +31,7 @@ _COLOURS = (
 )  # fmt: skip
 _BEGINNING = 0.15  # of a curve: the first epochs would flatten the rest
 _SPIKE = 3.0
+_NAME_CHARACTERS = 72
 _LEGEND_CHARACTERS = 94  # fit side by side at its size, each entry's line counting as nine
 
 _LineStyle = Literal["solid"] | tuple[float, tuple[float, float]]
@@ -271,6 +272,7 @@ def _is_stepped(spreads: Sequence[Spread]) -> bool:
 
 
 def _plain(name: str) -> str:
-    """Return a name as matplotlib shows it literally: no formula, and not left out."""
-    escaped = name.replace("$", r"\$")
-    return f" {escaped}" if escaped.startswith("_") else escaped
+    """Return a name as matplotlib shows it literally, cut to what a line of the legend holds."""
+    short = name if len(name) <= _NAME_CHARACTERS else f"{name[: _NAME_CHARACTERS - 1]}…"
+    escaped = short.replace("$", r"\$")  # no formula
+    return f" {escaped}" if escaped.startswith("_") else escaped  # left out before 3.10

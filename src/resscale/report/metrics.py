@@ -97,7 +97,7 @@ def epoch_curves(rows: Iterable[Row]) -> Curves:
     left out.
 
     Args:
-        rows: of a metrics.csv, in any order.
+        rows: of a metrics.csv, in its order.
     """
     rows = list(rows)
     intervals = _intervals(rows)
@@ -112,7 +112,7 @@ def epoch_curves(rows: Iterable[Row]) -> Curves:
     for name, (column, unit) in _AT_VALIDATIONS.items():
         curves[name] = {
             int(row["epoch"]) + 1: unit(row[column])
-            for row in sorted(rows, key=lambda row: row["step"])
+            for row in rows
             if math.isfinite(row.get(column, math.nan))
         }
     return curves

@@ -55,7 +55,7 @@ table {
   border-collapse: collapse; width: 100%; font-size: 0.94rem; font-variant-numeric: tabular-nums;
 }
 th, td { text-align: left; vertical-align: top; padding: 0.4rem 0.7rem 0.4rem 0; }
-thead th { border-bottom: 2px solid var(--line); font-size: 0.85rem; color: var(--soft); }
+thead th { border-bottom: 2px solid var(--line); font-size: 0.9em; color: var(--soft); }
 tbody th, tbody td { border-bottom: 1px solid var(--line); }
 tbody th { font-weight: 600; overflow-wrap: anywhere; }
 td.number, th.number { text-align: right; }
