@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import os
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -201,6 +202,32 @@ def test_a_cache_that_cannot_be_written_names_the_variable(server: Server, tmp_p
 
     with pytest.raises(UserInputError, match=r"Cannot write .*set RESSCALE_CACHE to a folder"):
         fetch(f"{server.url}/net.pth", tmp_path / "file" / "cache")
+
+
+def test_a_full_disk_is_no_broken_connection(server: Server, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(BODY) // 2, hard))
+    try:
+        with pytest.raises(
+            UserInputError, match=r"Cannot write .* \(File too large\)\. Free space"
+        ):
+            fetch(f"{server.url}/net.pth", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert len(server.requests) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["http://", "https://[1/net.pth", "http:///net.pth", "http://a/ä"])
+def test_what_is_no_url_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(UserInputError, match=r"is no URL: it must be as https://host/folder/name"):
+        fetch(url, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["net-0123456.pth", "net-01234567-x.pth", "01234567.pth", "net"])
+def test_other_names_hold_no_hash(server: Server, tmp_path: Path, name: str) -> None:
+    assert fetch(f"{server.url}/{name}", tmp_path).read_bytes() == BODY
 
 
 def test_leftovers_of_killed_processes_are_removed_when_old(server: Server, tmp_path: Path) -> None:

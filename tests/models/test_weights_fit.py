@@ -108,6 +108,14 @@ def test_the_net_that_a_file_is_of_is_named(model: str, file: str, names: str) -
     assert "skip_classifier" not in text
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet34"])
+def test_the_order_of_the_keys_in_a_file_does_not_matter(name: str) -> None:
+    file = shapes(name, in_channels=1)
+
+    assert f"looks like '{name}'" in message(shapes("resnet50"), dict(sorted(file.items())))
+    assert f"looks like '{name}'" in message(shapes("resnet50"), dict(reversed(file.items())))
+
+
 def test_looking_for_the_net_takes_no_random_numbers() -> None:
     file = shapes("resnet18")
     before = torch.get_rng_state()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import builtins
 import functools
+import itertools
 import pathlib
 import pickle
+import sys
 import threading
+import types
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ import torch
 from torch import nn
 
 from resscale.errors import DataFormatError
-from resscale.models.weights_safe import Inert, load_without_code
+from resscale.models.weights_safe import _RECORDS, Inert, load_without_code
 
 
 def test_the_options_that_a_training_script_saves_are_left_empty(tmp_path: Path) -> None:
@@ -27,6 +30,21 @@ def test_the_options_that_a_training_script_saves_are_left_empty(tmp_path: Path)
     assert torch.equal(content["model"]["w"], torch.ones(2))
     assert type(content["args"]) is Inert
     assert not hasattr(content["args"], "lr")
+
+
+@pytest.mark.parametrize("record", _RECORDS)
+def test_each_known_record_may_stand_beside_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: str
+) -> None:
+    module, _, name = record.rpartition(".")
+    # Only so does pickle write the name; nothing of this module is there when the file is read.
+    written = type(name, (), {"__module__": module})
+    with monkeypatch.context() as patch:
+        for package in itertools.accumulate(module.split("."), "{}.{}".format):
+            patch.setitem(sys.modules, package, types.SimpleNamespace(**{name: written}))
+        torch.save({"w": torch.ones(2), "other": written()}, tmp_path / "c.pth")
+
+    assert type(load_without_code(tmp_path / "c.pth")["other"]) is Inert
 
 
 def test_a_record_that_is_handed_arguments_and_state_forgets_them() -> None:

@@ -26,7 +26,7 @@ _CHUNK_BYTES = 1 << 20
 _STALE_AFTER_S = 3600.0
 _RETRIED_STATUS = (408, 425, 429, 500, 502, 503, 504)
 # Public files end in the first digits of their SHA-256, as resnet50-0676ba61.pth does.
-_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+")
+_HASH_IN_NAME = re.compile(r".*-([0-9a-f]{8,64})\.\w+")
 
 
 class _Broken(Exception):
@@ -55,11 +55,12 @@ def download(
         retry_wait_s: seconds before the second attempt; twice as many before the third.
 
     Raises:
-        UserInputError: no such file there, no whole copy after three attempts, no place for it, or
-            a `timeout_s` that is not above 0.
+        UserInputError: no URL, no such file there, no whole copy after three attempts, no place
+            for it, or a `timeout_s` that is not above 0.
     """
     if not timeout_s > 0:
         raise UserInputError(f"timeout_s={timeout_s} must be above 0; the default is 30.")
+    _check_url(url)
     folder = folder or _cache_folder()
     target = folder / cache_name(url)
     if target.is_file():
@@ -72,13 +73,26 @@ def download(
         raise _cannot_write(folder, error) from error
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "w+b") as file:
+        os.close(handle)
+        with temporary.open("wb") as file:
             _download_into(file, url, timeout_s, check_hash, retry_wait_s)
         temporary.chmod(0o644)  # mkstemp's are for the owner only; a cache may be shared
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
     return target
+
+
+def _check_url(url: str) -> None:
+    try:
+        host = urllib.parse.urlsplit(url).hostname
+    except ValueError:
+        host = None
+    if not host or not url.isascii():
+        raise UserInputError(
+            f"{url!r} is no URL: it must be as https://host/folder/name, with %-codes for spaces "
+            f"and letters beyond ASCII. Correct it."
+        )
 
 
 def cache_name(url: str) -> str:
@@ -108,7 +122,7 @@ def _cache_folder() -> Path:
 def _download_into(
     file: IO[bytes], url: str, timeout_s: float, check_hash: bool, retry_wait_s: float
 ) -> None:
-    named = _HASH_IN_NAME.search(_file_name(url)) if check_hash else None
+    named = _HASH_IN_NAME.fullmatch(_file_name(url)) if check_hash else None
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             digest = _transfer(file, url, timeout_s)

@@ -128,7 +128,7 @@ def _classifier_advice(wrong: Collection[str], file: Shapes) -> str:
         "Only the classifier differs: skip_classifier=True loads everything else and leaves the "
         "classifier fresh"
     )
-    classes = next((file[n][0] for n in sorted(wrong, reverse=True) if n in file), None)
+    classes = next((file[name][0] for name in sorted(wrong) if file.get(name)), None)
     return advice + ("." if classes is None else f"; or create it with num_classes={classes}.")
 
 
@@ -157,8 +157,7 @@ def _other_net(model: Shapes, file: Shapes) -> list[str]:
     """
     from resscale.models.variants import create_model, list_models
 
-    wanted = _signature(file)
-    if wanted == _signature(model):
+    if _same_layers(model, file):
         return []
     # The largest number in a name is the depth, with or without projections and deep stems.
     depth = _count_layers(file)
@@ -167,7 +166,7 @@ def _other_net(model: Shapes, file: Shapes) -> list[str]:
     for name in near:
         with torch.device("meta"), _WithoutValues():
             state = create_model(name).state_dict()
-        if _signature({key: tuple(value.shape) for key, value in state.items()}) == wanted:
+        if _same_layers({key: tuple(value.shape) for key, value in state.items()}, file):
             found.append(name)
     return found
 
@@ -195,8 +194,13 @@ def _count_layers(shapes: Shapes) -> int:
     return sum(len(s) > 1 and uncounted.isdisjoint(n.split(".")) for n, s in shapes.items())
 
 
-def _signature(shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    first = _first_convolution(shapes)
+def _same_layers(model: Shapes, file: Shapes) -> bool:
+    # By the model's order: safetensors files are sorted by name.
+    first = _first_convolution(model)
+    return _signature(model, first) == _signature(file, first)
+
+
+def _signature(shapes: Shapes, first: str) -> dict[str, tuple[int, ...]]:
     return {
         name: _without_inputs(shape) if name == first else shape
         for name, shape in shapes.items()
