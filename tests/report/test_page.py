@@ -149,6 +149,11 @@ def test_the_results_have_mean_and_deviation(made: Made) -> None:
     }
 
 
+def test_a_seed_that_was_run_twice_is_named_once(made: Made) -> None:
+    html = page_of(made("a", seed=4), made("b", seed=4))
+    assert rows_of(html, "Results")[1][1] == "2 (4)"
+
+
 def test_what_is_not_recorded_is_said(made: Made) -> None:
     heads, cells = rows_of(
         page_of(made("a", epochs=0, summary={"num_parameters": None})), "Results"
