@@ -130,7 +130,7 @@ def test_a_single_epoch_is_drawn_as_a_point(made: Made) -> None:
         ("$x^$", r"\$x^\$"),
         ("_x", " _x"),
         ("中文", "中文"),
-        ("a" * 300, "a" * 71 + "…"),
+        ("a" * 300, "a" * 81 + "…"),
         ("<b>&", "<b>&"),
     ],
 )

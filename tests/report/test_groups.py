@@ -67,6 +67,25 @@ def test_a_second_key_is_named_where_the_first_leaves_two_alike(made: Made) -> N
     ]
 
 
+def test_a_key_that_later_ones_make_needless_is_left_out(made: Made) -> None:
+    settings = [
+        ("resnet", "five", 30),
+        ("plain", "five", 30),
+        ("resnet", "ten", 20),
+        ("resnet", "ten", 10),
+    ]
+    runs = [
+        made(str(n), options={"model.model": net, "data.train": data, "trainer.max_epochs": epochs})
+        for n, (net, data, epochs) in enumerate(settings)
+    ]
+    assert names(*runs) == [
+        "resnet, max_epochs=30",
+        "plain, max_epochs=30",
+        "resnet, max_epochs=20",
+        "resnet, max_epochs=10",
+    ]
+
+
 def test_keys_with_the_same_last_part_are_named_by_two(made: Made) -> None:
     def options(first: int, second: int) -> dict[str, int]:
         return {"data.a.size": first, "data.b.size": second}

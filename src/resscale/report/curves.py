@@ -31,7 +31,7 @@ _COLOURS = (
 )  # fmt: skip
 _BEGINNING = 0.15  # of a curve: the first epochs would flatten the rest
 _SPIKE = 3.0
-_NAME_CHARACTERS = 72
+_NAME_CHARACTERS = 82
 _LEGEND_CHARACTERS = 94  # fit side by side at its size, each entry's line counting as nine
 
 _LineStyle = Literal["solid"] | tuple[float, tuple[float, float]]

@@ -182,6 +182,12 @@ def _names(configs: Sequence[Config]) -> list[str]:
         wider = _named_by([*chosen, key], configs)
         if not chosen or len(set(wider)) > len(set(names)):
             chosen, names = [*chosen, key], wider
+    # A key that was added first may say nothing that the later ones do not.
+    for key in chosen[1:]:
+        fewer = _named_by([other for other in chosen if other != key], configs)
+        if len(set(fewer)) == len(set(names)):
+            chosen.remove(key)
+            names = fewer
     return names
 
 
