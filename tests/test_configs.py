@@ -22,9 +22,11 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-CONFIGS = sorted(
-    str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "configs").rglob("*.y*ml")
-)
+ALL = sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "configs").rglob("*.y*ml"))
+# A part of a configuration, laid over a whole one.
+OVERLAYS = [path for path in ALL if path.startswith("configs/paper/data/")]
+CONFIGS = [path for path in ALL if path not in OVERLAYS]
+PAPER = [path for path in CONFIGS if path.startswith("configs/paper/")]
 IMAGENET = [path for path in CONFIGS if path.startswith("configs/imagenet/")]
 PUBLISHED_TOP1 = {18: 69.758, 34: 73.314, 50: 76.130, 101: 77.374, 152: 78.312}
 STEPS_PER_EPOCH = 1_281_167 // 256
@@ -86,17 +88,78 @@ def test_a_config_s_trainer_section_makes_a_trainer(path: str, tmp_path: Path) -
     assert trainer.max_epochs == written["max_epochs"]
 
 
-@pytest.mark.parametrize("path", CONFIGS)
+@pytest.mark.parametrize("path", ALL)
 @pytest.mark.parametrize("field", ["command", "hardware", "time", "expected", "source"])
 def test_a_header_says_how_on_what_how_long_and_to_what_end(path: str, field: str) -> None:
     assert re.search(rf"^{field}: +\S", header(path), re.M)
 
 
-@pytest.mark.parametrize("path", CONFIGS)
+@pytest.mark.parametrize("path", ALL)
 def test_a_header_s_commands_name_the_config_itself(path: str) -> None:
     named = re.findall(r"resscale fit\b.*--config (\S+)", header(path))
     assert named
     assert set(named) == {path}
+
+
+def test_the_paper_s_experiments_are_there() -> None:
+    names = ["degradation", "shortcuts", "depths", "bottleneck", "layer_responses"]
+    assert {f"configs/paper/{name}.yaml" for name in names} == set(PAPER)
+
+
+@pytest.mark.parametrize("path", PAPER)
+def test_every_command_of_a_paper_s_header_parses(path: str) -> None:
+    commands = re.findall(r"resscale fit (.+)", header(path))
+    assert commands
+    for command in commands:
+        cli = TrainCli("fit", command.split())
+        assert cli.parser.instantiate_classes(cli.config).model.num_parameters > 0
+
+
+def test_the_paper_s_experiments_differ_in_the_net_alone() -> None:
+    first, *others = (yaml.safe_load(Path(path).read_text()) for path in PAPER)
+    for other in others:
+        for config in (first, other):
+            config["model"] = {k: v for k, v in config["model"].items() if k[:5] != "model"}
+        assert other == first
+
+
+@pytest.mark.parametrize("path", PAPER)
+@pytest.mark.parametrize(
+    ("overlay", "channels", "size", "classes"),
+    [("cifar10", 3, 32, 10), ("imagenet", 3, 224, 1000)],
+)
+def test_another_data_set_is_one_more_config(
+    path: str, overlay: str, channels: int, size: int, classes: int
+) -> None:
+    over = f"configs/paper/data/{overlay}.yaml"
+    assert over in OVERLAYS
+    built = TrainCli("fit", ["--config", path, "--config", over])
+    model = built.parser.instantiate_classes(built.config).model
+    data = ShardDataModule(**vars(built.config.data))
+    assert (model.in_channels, model.num_classes, len(model.pixel_scale)) == (channels, classes, 3)
+    assert (data.channels, data.train_crop.size, data.eval_crop.size) == (channels, size, size)
+    assert not any("fashion" in str(location) for location in data.locations.values())
+
+
+# Section 4.2: 64k steps of 128 images, the rate divided by 10 at 32k and 48k.
+@pytest.mark.parametrize(("step", "lr"), [(31_900, 0.1), (32_000, 0.01), (48_000, 0.001)])
+def test_cifar_10_has_the_paper_s_schedule(step: int, lr: float) -> None:
+    overlay = "configs/paper/data/cifar10.yaml"
+    cli = TrainCli("fit", ["--config", PAPER[0], "--config", overlay])
+    model = cli.parser.instantiate_classes(cli.config).model
+    steps_per_epoch = 50_000 // model.global_batch_size
+    total = cli.config.trainer.max_epochs * steps_per_epoch
+    assert total == pytest.approx(64_000, abs=steps_per_epoch)
+    found = lr_at(
+        step,
+        model.schedule_config,
+        base_lr=model.optimizer_config.scaled_lr(model.global_batch_size),
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total,
+    )
+    assert found == pytest.approx(lr)
+    optimizer = model.optimizer_config
+    assert (optimizer.weight_decay, optimizer.momentum, optimizer.nesterov) == (1e-4, 0.9, False)
 
 
 @pytest.mark.parametrize("path", IMAGENET)
