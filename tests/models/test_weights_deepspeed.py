@@ -18,7 +18,7 @@ from torch import Tensor
 from resscale.errors import DataFormatError, UserInputError
 from resscale.models import ResNet, ResNetOptions
 from resscale.models.weights import load_weights
-from resscale.models.weights_deepspeed import read_deepspeed
+from resscale.models.weights_deepspeed import _join_stage_1_2, _Shares, read_deepspeed
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CASES = (
@@ -183,6 +183,52 @@ def test_a_cut_at_the_wrong_place_is_found_by_the_modules_own_weights(checkpoint
 
     with pytest.raises(DataFormatError, match=r"conv\d.weight differs from the module's.*zero_to_"):
         read_deepspeed(path.parent)
+
+
+@pytest.mark.parametrize(("share_of_largest", "agrees"), [(2**-9, True), (2**-5, False)])
+def test_master_weights_may_differ_from_the_modules_by_rounding_only(
+    checkpoints: Path, share_of_largest: float, agrees: bool
+) -> None:
+    path = checkpoints / "zero1_bf16" / "step2" / "mp_rank_00_model_states.pt"
+
+    def shift(content: dict[str, Any]) -> None:
+        weight = content["module"]["fc.weight"].float()
+        content["module"]["fc.weight"] = weight + share_of_largest * weight.abs().max()
+
+    rewrite(path, shift)
+
+    if agrees:
+        assert read_deepspeed(path.parent)[1] == "fp32 master weights"
+    else:
+        with pytest.raises(DataFormatError, match=r"\(fc\.weight differs from the module's\)"):
+            read_deepspeed(path.parent)
+
+
+def test_a_parameter_with_two_names_is_given_under_both(checkpoints: Path) -> None:
+    path = checkpoints / "zero3" / "step2" / "zero_pp_rank_0_mp_rank_00_model_states.pt"
+    rewrite(path, lambda content: content["shared_params"].update({"other.weight": "fc.weight"}))
+
+    tensors, _ = read_deepspeed(path.parent)
+
+    assert torch.equal(tensors["other.weight"], expected(checkpoints / "zero3")["fc.weight"])
+
+
+def test_a_parameter_that_no_rank_holds_is_said(checkpoints: Path) -> None:
+    path = checkpoints / "zero3" / "step2" / "zero_pp_rank_0_mp_rank_00_model_states.pt"
+    rewrite(path, lambda content: content["module"].update(ghost=torch.empty(0)))
+
+    with pytest.raises(DataFormatError, match=r"\(ghost is in no rank's share\)"):
+        read_deepspeed(path.parent)
+
+
+def test_unused_elements_behind_a_parameter_are_left_out() -> None:
+    # Two ranks hold a's two elements, one unused, b's one and one unused, end to end.
+    ranks = [[torch.tensor([1.0, 2.0, -1.0])], [torch.tensor([3.0, -1.0])]]
+
+    weights = _join_stage_1_2(_Shares(2, ranks, [[1, 1]]), [{"a": (2,), "b": (1, 1)}])
+
+    assert weights["a"].tolist() == [1.0, 2.0]
+    assert weights["b"].tolist() == [[3.0]]
 
 
 def test_a_hostile_share_does_not_run(checkpoints: Path, tmp_path: Path) -> None:

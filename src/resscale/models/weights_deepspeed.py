@@ -78,7 +78,8 @@ def read_deepspeed(folder: Path) -> tuple[dict[str, Tensor], str]:
         else:
             weights = _join_stage_1_2(shares, first["param_shapes"])
         for alias, name in (first.get("shared_params") or {}).items():
-            weights[alias] = weights[name]
+            if name in weights:
+                weights[alias] = weights[name]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _contradiction(tag, f"{type(error).__name__}: {error}") from error
     _check_agreement(tag, weights, module)
