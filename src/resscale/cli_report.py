@@ -41,6 +41,12 @@ def report_parser() -> Parser:
         help="the page; its pictures are written beside it, as PNG (report.html in the run "
         "directory of a single run, otherwise here)",
     )
+    parser.add_argument(
+        "--layer_responses",
+        action="store_true",
+        help="measure how strongly each layer of each run's newest checkpoint responds to "
+        "validation images, and draw it (He et al. 2015, figure 7); takes seconds a run",
+    )
     return parser
 
 
@@ -56,6 +62,11 @@ def run_report(argv: list[str]) -> int:
     from resscale.report import find_runs, group_runs, load_run, write_report
 
     found = find_runs(arguments.runs)
+    if arguments.layer_responses:
+        from resscale.cli_responses import measure_responses
+
+        for _, path in found:
+            print(f"wrote {measure_responses(path)}", flush=True)
     groups = group_runs([load_run(path, label) for label, path in found])
     folder = found[0][1] if len(found) == 1 else Path()
     out = Path(arguments.out) if arguments.out else folder / "report.html"

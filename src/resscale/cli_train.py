@@ -139,7 +139,7 @@ class Session:
         self.stage: Stage = stage
         self.command = shlex.join(["resscale", stage, *argv])
         self.launch: Launch = read_launch()
-        _quiet_third_parties()
+        quiet_third_parties()
         register_strategies()
         try:
             self._prepare(with_saved_config(stage, list(argv)))
@@ -294,7 +294,7 @@ class Session:
         return path
 
 
-def _quiet_third_parties() -> None:
+def quiet_third_parties() -> None:
     """Keep Lightning's advertisements and advice out of the user's way; warnings stay."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)

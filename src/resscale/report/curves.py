@@ -164,7 +164,7 @@ def _figure(
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure of panels over one epoch axis, with a legend below that covers no curve."""
     handles = [Line2D([], [], color=colour, linewidth=2.5) for colour in colours(len(groups))]
-    names = [_plain(group.name) for group in groups]
+    names = [legend_name(group.name) for group in groups]
     if styles:
         handles += [
             Line2D([], [], color=_INK, linewidth=1.6),
@@ -271,7 +271,7 @@ def _is_stepped(spreads: Sequence[Spread]) -> bool:
     return max(values) > 20 * min(values) and 3 * len({f"{v:.3g}" for v in values}) <= len(values)
 
 
-def _plain(name: str) -> str:
+def legend_name(name: str) -> str:
     """Return a name as matplotlib shows it literally, cut to what a line of the legend holds."""
     short = name if len(name) <= _NAME_CHARACTERS else f"{name[: _NAME_CHARACTERS - 1]}…"
     escaped = short.replace("$", r"\$")  # no formula

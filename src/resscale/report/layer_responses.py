@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-FILE_NAME = "layer_responses.json"
+from resscale.report.response_figure import RESPONSES_FILE
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def layer_responses(net: nn.Module, batches: Iterable[Tensor]) -> list[LayerResp
 
 def write_responses(responses: Iterable[LayerResponse], run: Path, num_images: int) -> Path:
     """Write them into a run directory, where `resscale report` looks for them."""
-    path = run / FILE_NAME
+    path = run / RESPONSES_FILE
     facts = {"num_images": num_images, "layers": [asdict(response) for response in responses]}
     path.write_text(json.dumps(facts, indent=1) + "\n")
     return path

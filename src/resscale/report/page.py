@@ -11,6 +11,7 @@ from resscale import __version__
 from resscale.errors import UserInputError
 from resscale.report.curves import Picture, colours, draw
 from resscale.report.groups import Group, differences
+from resscale.report.response_figure import draw_responses
 from resscale.report.results import Result, Statistic, summarise
 from resscale.report.runs import Run
 from resscale.report.style import PAGE, STYLE
@@ -40,7 +41,8 @@ def write_report(groups: Sequence[Group], out: Path, date: str) -> list[Path]:
             f"--out {out} must end in .html, for it becomes one page; the pictures are written "
             f"beside it. Choose {out.with_suffix('.html')}, say."
         )
-    pictures = draw(groups)
+    responses = draw_responses(groups)
+    pictures = [*draw(groups), *([responses] if responses else [])]
     files = [(out, render(groups, pictures, date).encode())]
     for picture in pictures:
         files.append((out.with_name(f"{out.stem}-{picture.name}.png"), picture.png()))

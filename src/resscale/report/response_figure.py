@@ -1,0 +1,79 @@
+"""The figure of layer responses (He et al. 2015, fig. 7), from what runs have measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from resscale.report.curves import Picture, colours, legend_name
+from resscale.report.groups import Group
+
+RESPONSES_FILE = "layer_responses.json"
+_WIDTH_IN, _HEIGHT_IN = 6.4, 5.4
+
+
+def read_responses(run: Path) -> list[float]:
+    """Return the standard deviations that a run has measured, by layer; empty where it has none."""
+    try:
+        facts = json.loads((run / RESPONSES_FILE).read_text())
+        return [float(layer["std"]) for layer in facts["layers"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def draw_responses(groups: Sequence[Group]) -> Picture | None:
+    """Return the picture, the mean over each group's runs; None where no run has measured any."""
+    figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    drawn = False
+    for colour, group in zip(colours(len(groups)), groups, strict=True):
+        stds = mean_responses(group)
+        if not stds:
+            continue
+        drawn = True
+        layers = range(1, len(stds) + 1)
+        # Plain nets dashed, residual ones solid, as in the paper.
+        style = "dashed" if _is_plain(group) else "solid"
+        upper.plot(layers, stds, color=colour, linewidth=1.3, linestyle=style)
+        falling = sorted(stds, reverse=True)
+        name = legend_name(group.name)
+        lower.plot(layers, falling, color=colour, linewidth=1.3, linestyle=style, label=name)
+    if not drawn:
+        return None
+    for axis, label in ((upper, "in the net's order"), (lower, "by magnitude")):
+        axis.set(ylabel=f"std, {label}", ylim=(0, None))
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    lower.set_xlabel("layer")
+    figure.legend(
+        *lower.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+    )
+    return Picture(
+        "responses",
+        "Layer responses",
+        "Standard deviation of each layer's output behind its BN, before ReLU and addition, on "
+        "validation images: the mean over a group's runs. Plain nets are dashed. Above in the "
+        "net's order, below sorted.",
+        figure,
+    )
+
+
+def mean_responses(group: Group) -> list[float]:
+    """Return the mean over the group's runs, by layer."""
+    measured = [stds for run in group.runs if (stds := read_responses(run.path))]
+    if not measured:
+        return []
+    return [sum(layer) / len(measured) for layer in zip(*measured, strict=True)]
+
+
+def _is_plain(group: Group) -> bool:
+    config = group.runs[0].config
+    named = str(config.get("model.model", "")).startswith("plain")
+    return bool(config.get("model.model_options.shortcut", "none" if named else "") == "none")
