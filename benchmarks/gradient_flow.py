@@ -11,6 +11,9 @@ layer times the signal that the layer sees. In a plain net without BN and biases
 weight x gradient is the same for every layer (the loss changes equally, whichever layer is scaled),
 so weight gradients die in all layers alike. The gradient of the *maps* shows where they die: it is
 given where the first block reads and where the last block writes.
+
+Zero padding takes from the signal at the borders, which He initialisation does not make up for: the
+smaller the maps, the more. With `circular` padding nothing is taken.
 """
 
 from __future__ import annotations
@@ -28,21 +31,30 @@ from torch import Tensor, nn
 
 from resscale.models import ResNet, create_model
 
-# (name, norm); "none" is without BN
+# (name, norm, padding); norm "none" is without BN
 NETS = (
-    ("plain20_cifar", "none"),
-    ("plain20_cifar", "batch"),
-    ("resnet20_cifar", "batch"),
-    ("plain110_cifar", "none"),
-    ("plain110_cifar", "batch"),
-    ("resnet110_cifar", "none"),
-    ("resnet110_cifar", "batch"),
-    ("plain1202_cifar", "none"),
-    ("plain1202_cifar", "batch"),
-    ("resnet1202_cifar", "batch"),
+    ("plain20_cifar", "none", "zeros"),
+    ("plain20_cifar", "batch", "zeros"),
+    ("resnet20_cifar", "batch", "zeros"),
+    ("plain110_cifar", "none", "zeros"),
+    ("plain110_cifar", "none", "circular"),
+    ("plain110_cifar", "batch", "zeros"),
+    ("resnet110_cifar", "none", "zeros"),
+    ("resnet110_cifar", "batch", "zeros"),
+    ("plain1202_cifar", "none", "zeros"),
+    ("plain1202_cifar", "none", "circular"),
+    ("plain1202_cifar", "batch", "zeros"),
+    ("resnet1202_cifar", "batch", "zeros"),
 )
 PANELS = ("110", "1202")
-COLORS = {"plain none": "tab:red", "plain batch": "tab:orange", "resnet batch": "tab:blue"}
+# (family, norm, padding) -> label and colour; others are in the table only
+LINES = {
+    ("plain", "batch", "zeros"): ("plain with BN", "tab:orange"),
+    ("resnet", "batch", "zeros"): ("resnet with BN", "tab:blue"),
+    ("plain", "none", "circular"): ("plain without BN, circular padding", "tab:pink"),
+    ("plain", "none", "zeros"): ("plain without BN", "tab:red"),
+}
+Case = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -89,14 +101,37 @@ def gradient_norms(net: ResNet, images: Tensor, labels: Tensor) -> GradientNorms
     return GradientNorms(weights, first, last)
 
 
-def measure(name: str, norm: str, seeds: int, batch: int, size: int) -> GradientNorms:
+def wrap_borders(net: nn.Module) -> None:
+    """Make every padded convolution of `net` read across the border, not zeros; weights stay."""
+    for parent in list(net.modules()):
+        for name, old in list(parent.named_children()):
+            if isinstance(old, nn.Conv2d) and any(old.padding):
+                new = nn.Conv2d(
+                    old.in_channels,
+                    old.out_channels,
+                    old.kernel_size,  # type: ignore[arg-type]
+                    old.stride,  # type: ignore[arg-type]
+                    old.padding,  # type: ignore[arg-type]
+                    bias=old.bias is not None,
+                    padding_mode="circular",
+                    dtype=old.weight.dtype,
+                )
+                new.load_state_dict(old.state_dict())
+                setattr(parent, name, new)
+
+
+def measure(case: Case, seeds: int, batch: int, size: int) -> GradientNorms:
     """Return the medians over seeds 0 to `seeds` - 1, of `batch` images of `size` pixels a side."""
+    name, norm, padding = case
     runs = []
     for seed in range(seeds):
         torch.manual_seed(seed)
         net = create_model(name, num_classes=10, norm=norm).double()
         images = torch.randn(batch, 3, size, size, dtype=torch.float64)
-        runs.append(gradient_norms(net, images, torch.randint(10, (batch,))))
+        labels = torch.randint(10, (batch,))
+        if padding == "circular":
+            wrap_borders(net)
+        runs.append(gradient_norms(net, images, labels))
     layers = zip(*(run.weights for run in runs), strict=True)
     return GradientNorms(
         tuple(statistics.median(layer) for layer in layers),
@@ -105,36 +140,34 @@ def measure(name: str, norm: str, seeds: int, batch: int, size: int) -> Gradient
     )
 
 
-def table_row(name: str, norm: str, norms: GradientNorms) -> str:
+def table_row(case: Case, norms: GradientNorms) -> str:
     """Return one line of the Markdown table."""
+    name, norm, padding = case
     first, last = norms.weights[0], norms.weights[-1]
     cells = (
-        *(name, "BN" if norm == "batch" else "none"),
+        *(name, "BN" if norm == "batch" else "none", padding),
         *(f"{value:.2g}" for value in (first, last, first / last)),
         f"{norms.first_map / norms.last_map:.2g}",
     )
     return f"| {' | '.join(cells)} |"
 
 
-def draw(measured: dict[tuple[str, str], GradientNorms], out: Path) -> None:
+def draw(measured: dict[Case, GradientNorms], out: Path) -> None:
     """Write a picture with a panel per depth: weight-gradient norms over layers, log scale."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(PANELS), figsize=(10, 4))
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(11, 4.2))
     for axis, depth in zip(axes, PANELS, strict=True):
-        for (name, norm), norms in measured.items():
-            family = name.removesuffix(f"{depth}_cifar")
-            if (color := COLORS.get(f"{family} {norm}")) is None:
-                continue
-            label = f"{family} {'with' if norm == 'batch' else 'without'} BN"
+        for (family, norm, padding), (label, color) in LINES.items():
+            norms = measured[f"{family}{depth}_cifar", norm, padding]
             values = [value if value > 0 else math.nan for value in norms.weights]
             axis.plot(range(1, len(values) + 1), values, label=label, color=color, linewidth=1.2)
         axis.set(yscale="log", xlabel="convolution, from the input", title=f"{depth} layers")
         axis.grid(alpha=0.3)
-        axis.legend()
+        axis.legend(fontsize="small")
     axes[0].set_ylabel("norm of the weight's gradient")
     figure.tight_layout()
     figure.savefig(out, dpi=90)
@@ -151,13 +184,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("seeds", "batch", "size"):
         if (value := getattr(options, name)) < 1:
             parser.error(f"--{name} {value} must be at least 1.")
-    print("| net | norm | first weight | last weight | first/last | first/last map |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| net | norm | padding | first weight | last weight | first/last | first/last map |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     measured = {}
-    for name, norm in NETS:
-        norms = measure(name, norm, options.seeds, options.batch, options.size)
-        measured[name, norm] = norms
-        print(table_row(name, norm, norms), flush=True)
+    for case in NETS:
+        measured[case] = measure(case, options.seeds, options.batch, options.size)
+        print(table_row(case, measured[case]), flush=True)
     if options.out is not None:
         draw(measured, options.out)
 
