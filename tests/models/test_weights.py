@@ -187,6 +187,13 @@ def test_without_strict_the_keys_that_both_have_are_loaded_and_the_rest_is_named
     assert torch.equal(model.layer1[0].conv2.weight, source.layer1[0].conv2.weight)
 
 
+def test_without_strict_a_file_of_something_else_is_refused(file: Path) -> None:
+    torch.save({"embedding.weight": torch.ones(2, 2)}, file)
+
+    with pytest.raises(UserInputError, match="does not fit the model: no key in common"):
+        load_weights(net(), file, strict=False)
+
+
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_failure_leaves_the_model_as_it_was(file: Path, strict: bool) -> None:
     model = trained()
@@ -266,6 +273,16 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
 
     with pytest.raises(UserInputError, match=r"no weights file .*Did you mean 'resnet18\.pth'\?"):
         load_weights(net(), tmp_path / "resnet81.pth")
+
+
+def test_a_path_may_begin_with_a_tilde(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, model = trained(), net()
+    torch.save(source.state_dict(), file)
+    monkeypatch.setenv("HOME", str(file.parent))
+
+    load_weights(model, f"~/{file.name}")
+
+    assert same(model, source)
 
 
 def test_a_file_url_is_read_where_it_lies(tmp_path: Path) -> None:

@@ -287,6 +287,20 @@ def test_weights_are_loaded_from_a_url(server: Server, cache: Path, tmp_path: Pa
     assert [path.name for path in cache.iterdir()] == [cache_name(f"{server.url}/{name}?token=x")]
 
 
+def test_the_options_of_a_download_are_handed_on(
+    server: Server, cache: Path, tmp_path: Path
+) -> None:
+    torch.save(tiny().state_dict(), tmp_path / "w.pth")
+    body = (tmp_path / "w.pth").read_bytes()
+    server.answers = [reply(body, length=len(body))]
+
+    load_weights(tiny(), f"{server.url}/net-20240131.pth", check_hash=False)
+    with pytest.raises(UserInputError, match=r"timeout_s=-1 must be above 0"):
+        load_weights(tiny(), f"{server.url}/other.pth", timeout_s=-1)
+
+    assert server.requests == ["/net-20240131.pth"]
+
+
 def test_a_download_that_cannot_be_read_does_not_stay(server: Server, cache: Path) -> None:
     page = b"<html>please log in</html>"
     server.answers = [reply(page, length=len(page))]

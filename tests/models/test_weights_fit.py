@@ -98,6 +98,8 @@ def test_channels_and_classifier_are_both_said() -> None:
         ("resnet34", "resnet18", "'resnet18'"),
         ("resnet18", "resnet20_cifar", "'plain20_cifar' or 'resnet20_cifar'"),  # A has no weights
         ("resnet20_cifar", "plain34", "'plain34'"),
+        ("resnet18", "seresnet18", "'seresnet18'"),  # gates are no layers of the depth
+        ("resnet18", "wrn16_8_cifar", "'wrn16_8_cifar'"),  # 14 layers and 3 projections
     ],
 )
 def test_the_net_that_a_file_is_of_is_named(model: str, file: str, names: str) -> None:
@@ -146,6 +148,19 @@ def test_a_file_of_something_else_has_no_key_in_common() -> None:
     assert message({"a": (1,)}, {"x": ()}).startswith(
         "F does not fit the model: no key in common, 1 key missing (a), 1 key unexpected (x)."
     )
+
+
+def test_a_classifier_without_a_size_does_not_hinder_the_message() -> None:
+    text = message({"a": (1,), "fc.bias": (10,)}, {"a": (1,), "fc.bias": ()})
+
+    assert "(fc.bias: scalar, model 10)" in text
+    assert text.endswith("leaves the classifier fresh.")
+
+
+def test_three_keys_are_shown_without_more() -> None:
+    text = message({"a": (1,)}, {"a": (1,), **{f"k{i}": (1,) for i in range(3)}})
+
+    assert "3 keys unexpected (k0, k1, k2)." in text
 
 
 def test_many_keys_are_counted_and_the_first_are_shown() -> None:

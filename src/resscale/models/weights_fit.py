@@ -113,7 +113,7 @@ def _remedy(fit: Fit, model: Shapes, file: Shapes, *, strict: bool) -> str:
         )
     if wrong and all(map(is_classifier, wrong)):
         advice.append(_classifier_advice(wrong, file))
-    elif wrong and (names := _other_net(model, file)):
+    elif wrong and (names := _other_net(file)):
         shown = " or ".join(map(repr, names[:_SHOWN]))
         advice.append(f"The file looks like {shown}: create that model to load it.")
     elif wrong:
@@ -149,16 +149,14 @@ def _first_convolution(shapes: Shapes) -> str:
     return next((name for name, shape in shapes.items() if len(shape) == 4), "")
 
 
-def _other_net(model: Shapes, file: Shapes) -> list[str]:
-    """Return the named nets whose layers are those of the file, if the model's are not the same.
+def _other_net(file: Shapes) -> list[str]:
+    """Return the named nets whose layers are those of the file.
 
     The classifier, the input channels and BatchNorm's counters do not count. Nets are built on the
     meta device, without memory for their weights.
     """
     from resscale.models.variants import create_model, list_models
 
-    if _same_layers(model, file):
-        return []
     # The largest number in a name is the depth, with or without projections and deep stems.
     depth = _count_layers(file)
     near = [name for name in list_models() if abs(_largest_number(name) - depth) <= _DEPTH_SLACK]
