@@ -70,7 +70,17 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
 
 
 def test_the_commands_are_the_documented_ones() -> None:
-    expected = ["fit", "validate", "test", "predict", "pack", "index", "inspect"]
+    expected = [
+        "fit",
+        "validate",
+        "test",
+        "predict",
+        "pack",
+        "index",
+        "inspect",
+        "models",
+        "report",
+    ]
     assert list(COMMANDS) == expected
 
 
@@ -112,7 +122,7 @@ def test_an_unknown_command_suggests_the_nearest(capsys: pytest.CaptureFixture[s
     assert said.out == ""
     assert said.err == (
         "resscale: 'vaildate' is not a command; there are fit, validate, test, predict, pack, "
-        "index, inspect. Did you mean 'validate'?\n"
+        "index, inspect, models, report. Did you mean 'validate'?\n"
     )
 
 

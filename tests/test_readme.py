@@ -9,16 +9,18 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 import resscale
-from resscale import cli_data_arguments
+from resscale import cli_data_arguments, cli_models, cli_report
 from resscale.cli import COMMANDS
 from resscale.data.manifest import Manifest, ShardInfo
 from resscale.errors import ResscaleError
+from resscale.models import ResNetOptions, list_models
 from resscale.training.rundir import METRIC_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,6 +32,8 @@ PARSERS = {
     "pack": cli_data_arguments.pack_parser,
     "index": cli_data_arguments.index_parser,
     "inspect": cli_data_arguments.inspect_parser,
+    "models": cli_models.models_parser,
+    "report": cli_report.report_parser,
 }
 
 
@@ -119,6 +123,28 @@ def test_the_tour_has_a_line_for_each_module_and_no_other() -> None:
     assert block
     listed = [line.split()[0] for line in block[1].splitlines() if line.strip()]
     assert sorted(listed) == sorted(str(file.relative_to(SOURCE)) for file in SOURCE.rglob("*.py"))
+
+
+def test_the_named_nets_are_as_many_as_the_readme_says_and_stand_in_the_docs() -> None:
+    assert f"`resscale models` lists {len(list_models())} nets" in README
+    table = section((ROOT / "docs/models.md").read_text(), "The names")
+    rows = re.search(r"^```text\n(.*?)^```", table, re.M | re.S)
+    assert rows
+    assert [row.split()[0] for row in rows[1].splitlines()[1:]] == list_models()
+
+
+def test_the_table_of_nets_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs/models.md").read_text()
+    # A part of it: all nets take half a minute.
+    assert cli_models.run_models(["*resnet[25]0*"]) == 0
+    for row in capsys.readouterr().out.splitlines():
+        assert f"\n{row}\n" in page
+
+
+def test_the_options_of_nets_are_all_described() -> None:
+    table = section((ROOT / "docs/models.md").read_text(), "The options")
+    listed = {name for cell in first_cells(table) for name in re.findall(r"\w+", cell)}
+    assert listed == {field.name for field in fields(ResNetOptions)}
 
 
 @pytest.mark.parametrize(

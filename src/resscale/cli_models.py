@@ -27,7 +27,7 @@ def run_models(argv: list[str]) -> int:
     Raises:
         UserInputError: wrong arguments, or a pattern that no name matches.
     """
-    arguments = parse(_parser(), argv)
+    arguments = parse(models_parser(), argv)
     if isinstance(arguments, int):
         return arguments
     from resscale.models.variants import find_variant, list_models
@@ -69,7 +69,8 @@ def _three_digits(value: float) -> str:
     return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
 
 
-def _parser() -> Parser:
+def models_parser() -> Parser:
+    """Return the parser of `resscale models`."""
     parser = Parser(
         prog="resscale models",
         description="List the named nets: parameters, cost, block and source of each.",

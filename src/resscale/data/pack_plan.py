@@ -36,7 +36,7 @@ class PackOptions:
             a shard to itself.
         resize: shorter side in pixels that larger images are brought down to; None for never.
         quality: JPEG and WebP quality of what is encoded anew, 1 to 100.
-        format: "jpg" or "png", for sources of raw gray pixels.
+        format: "jpg" or "png", for sources of raw pixels.
         check: "full", "header" or "none".
         seed: of the shuffle.
         limit: samples per split, taken after the shuffle; None for all.
