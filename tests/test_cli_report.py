@@ -56,8 +56,9 @@ def test_help_imports_nothing_heavy_and_the_report_no_torch(runs: Path) -> None:
 
 def test_the_report_of_one_run_lies_in_it(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_report(["runs/one"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "resnet20_cifar: 1 of 1 done",
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("| resnet20_cifar | 1 of 1 | 75.00 ")
+    assert lines[3:] == [
         "wrote runs/one/report.html",
         "wrote runs/one/report-error.png",
         "wrote runs/one/report-loss.png",
@@ -71,18 +72,18 @@ def test_the_report_of_several_lies_here(
     runs: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_report(arguments) == 0
-    assert capsys.readouterr().out.startswith("resnet20_cifar: 2 of 2 done\nwrote report.html\n")
+    table, _, files = capsys.readouterr().out.partition("wrote ")
+    assert "| resnet20_cifar | 2 of 2 | 62.50 ± 17.68 " in table
+    assert files.startswith("report.html\n")
     # 75% and 50%: mean 62.5, sample deviation 12.5 × √2
     assert "62.50 ± 17.68" in (runs.parent / "report.html").read_text()
 
 
 def test_labels_and_the_name_of_the_page(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_report(["a=runs/one", "b=runs/two", "--out", "ab.html"]) == 0
-    assert capsys.readouterr().out.splitlines()[:3] == [
-        "a: 1 of 1 done",
-        "b: 1 of 1 done",
-        "wrote ab.html",
-    ]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines[2:4]] == ["a", "b"]
+    assert lines[4] == "wrote ab.html"
     assert (runs.parent / "ab-loss.png").is_file()
 
 

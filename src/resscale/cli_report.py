@@ -60,6 +60,7 @@ def run_report(argv: list[str]) -> int:
     if isinstance(arguments, int):
         return arguments
     from resscale.report import find_runs, group_runs, load_run, write_report
+    from resscale.report.table import results_table
 
     found = find_runs(arguments.runs)
     if arguments.layer_responses:
@@ -71,9 +72,7 @@ def run_report(argv: list[str]) -> int:
     folder = found[0][1] if len(found) == 1 else Path()
     out = Path(arguments.out) if arguments.out else folder / "report.html"
     written = write_report(groups, out, time.strftime("%Y-%m-%d %H:%M"))
-    for group in groups:
-        done = sum(run.is_done for run in group.runs)
-        print(f"{group.name}: {done} of {len(group.runs)} done")
+    print(results_table(groups))
     for path in written:
         print(f"wrote {path}")
     return 0
