@@ -69,6 +69,7 @@ def stall(request: http.server.BaseHTTPRequestHandler) -> None:
 whole = reply(BODY, length=len(BODY))
 half = reply(BODY, length=len(BODY), sent=len(BODY) // 2)
 damaged = reply(BODY[::-1], length=len(BODY))
+longer = reply(BODY + BODY, length=2 * len(BODY))
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ def test_a_query_or_password_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", [half, damaged, status(503), status(429), reply(b"", length=len(BODY))]
+    "fault", [half, damaged, longer, status(503), status(429), reply(b"", length=len(BODY))]
 )
 def test_a_broken_transfer_is_begun_again(server: Server, tmp_path: Path, fault: Answer) -> None:
     server.answers = [fault, fault, whole]
@@ -225,7 +226,9 @@ def test_what_is_no_url_is_refused(tmp_path: Path, url: str) -> None:
         fetch(url, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["net-0123456.pth", "net-01234567-x.pth", "01234567.pth", "net"])
+@pytest.mark.parametrize(
+    "name", ["net-0123456.pth", "net-01234567-x.pth", "net-01234567.tar.pth", "net"]
+)
 def test_other_names_hold_no_hash(server: Server, tmp_path: Path, name: str) -> None:
     assert fetch(f"{server.url}/{name}", tmp_path).read_bytes() == BODY
 
