@@ -95,6 +95,8 @@ def test_fit_prints_the_run_directory_first_then_what_its_numbers_come_to(
     # 0.1 · 64/256 = 0.025
     assert lines[1] == "64/rank × 1 rank × 1 accum = 64 global; lr 0.1 × 64/256 = 0.025"
     # 1,437 = 22 · 64 + 29
+    # resnet20_cifar of one channel at 8x8: 2.5 million multiply-adds.
+    assert lines[2].startswith("269,434 parameters, 0.00252 GMACs at 8x8; ")
     assert lines[2].endswith(
         "1,437 training samples = 22 steps per epoch, 29 left over (others each epoch)"
     )
@@ -339,6 +341,15 @@ def test_a_micro_batch_that_does_not_divide_names_its_neighbours(refuse: Refuse)
         "micro_batch_size=48 does not divide a rank's share of 64 (global_batch_size=64 / 1 "
         "ranks); choose 32 or 64."
     )
+
+
+def test_images_too_small_for_the_strides_are_found_before_anything_is_written(
+    refuse: Refuse, tmp_path: Path
+) -> None:
+    assert refuse("--model.model", "resnet18", "--run_dir", str(tmp_path / "run")).startswith(
+        "An input of 8x8 pixels is too small for strides of 32 in all: use 17x17 or more"
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_network_suggests_the_nearest(refuse: Refuse) -> None:

@@ -158,8 +158,11 @@ class Session:
         optimizer = self.model.optimizer_config
         print(f"run directory: {self.run.path}")
         print(f"{plan}; {optimizer.explain_lr(self.data.global_batch_size)}")
+        size = self.data.train_crop.size
+        macs = self.model.num_macs(size)
+        cost = f", {macs / 1e9:.3g} GMACs at {size}x{size}" if macs is not None else ""
         print(
-            f"{self.model.num_parameters:,} parameters; {order.num_samples:,} training samples = "
+            f"{self.model.num_parameters:,} parameters{cost}; {order.num_samples:,} training samples = "
             f"{order.num_steps} {'step' if order.num_steps == 1 else 'steps'} per epoch"
             + (f", {order.num_dropped} left over (others each epoch)" if order.num_dropped else "")
         )
@@ -222,6 +225,8 @@ class Session:
         self.trainer.resscale_config = plain  # type: ignore[attr-defined]
         splits = tuple(s for s in _SPLITS[self.stage] if s != "val" or self._wants("val"))
         self.data.check(splits, self.model.num_classes, self.trainer.world_size)
+        for crop in (self.data.train_crop, self.data.eval_crop):
+            self.model.check_image_size(crop.size)
         self.loaded = self._load_weights()
         if self.ckpt_path is not None:
             checkpoint = load_checkpoint(self.ckpt_path)

@@ -129,7 +129,7 @@ class ResNet(nn.Module):
         Raises:
             UserInputError: an input so small that a strided layer would see a single pixel.
         """
-        self._check_size(x)
+        self.check_size(*x.shape[-2:])
         if self.options.preact:
             return cast(Tensor, self.relu(self.norm(self.stages(self.stem(x)))))
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
@@ -145,8 +145,12 @@ class ResNet(nn.Module):
             return cast(Tensor, self.head(self.dropout(x)).flatten(1))
         return cast(Tensor, self.fc(self.dropout(x.flatten(1))))
 
-    def _check_size(self, x: Tensor) -> None:
-        height, width = x.shape[-2:]
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse an input so small that a strided layer would see a single pixel.
+
+        Raises:
+            UserInputError: it is that small.
+        """
         smallest = self.total_stride // 2 + 1
         if min(height, width) < smallest:
             # A smaller one leaves a strided layer one pixel: it would compute on padding alone.

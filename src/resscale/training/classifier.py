@@ -92,6 +92,15 @@ class ImageClassifier(LightningModule):
         """Trainable parameters of the network."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
+    def check_image_size(self, image_size: int) -> None:
+        """Find images that are too small for the network before training begins.
+
+        Raises:
+            UserInputError: they are.
+        """
+        if isinstance(self.model, ResNet):
+            self.model.check_size(image_size, image_size)
+
     def num_macs(self, image_size: int) -> int | None:
         """Multiply-accumulates of one image's forward pass; None for a network not of ours.
 
