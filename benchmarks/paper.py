@@ -46,6 +46,8 @@ NETS = {
     "resnet20": net("degradation", "resnet20_cifar"),
     "plain56": net("degradation", "plain56_cifar"),
     "resnet56": net("degradation", "resnet56_cifar"),
+    "plain32": net("degradation", "plain32_cifar"),
+    "plain44": net("degradation", "plain44_cifar"),
     "resnet20-B": net("shortcuts", "resnet20_cifar", shortcut="B"),
     "resnet20-C": net("shortcuts", "resnet20_cifar", shortcut="C"),
     "bottleneck29": net("bottleneck", "resnet29_bottleneck_cifar"),

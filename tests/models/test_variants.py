@@ -338,9 +338,10 @@ def test_a_depth_against_the_rule_is_answered_with_the_nearest(before, depth, af
     assert find_variant(f"{before}{valid}{after}")
 
 
-@pytest.mark.parametrize("name", ["resnet-50", None, 50])
+@pytest.mark.parametrize("name", ["resnet-50", "resnet020_cifar", None, 50])
 def test_an_unknown_name_is_answered_with_the_nearest(name):
-    hint = r" Did you mean 'resnet50'\?" if name == "resnet-50" else ""
+    near = {"resnet-50": "resnet50", "resnet020_cifar": "resnet20_cifar"}.get(name)
+    hint = rf" Did you mean '{near}'\?" if near else ""
     with pytest.raises(
         UserInputError,
         match=rf"^Model {name!r} must be one of the \d+ names that resscale\.list_models\(\) "

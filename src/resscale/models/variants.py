@@ -50,7 +50,7 @@ _R: dict[int, Variant] = {
     50: Variant("bottleneck", (3, 4, 6, 3), f"{_HE}, table 1; stride on the 3x3"),
     101: Variant("bottleneck", (3, 4, 23, 3), f"{_HE}, table 1; stride on the 3x3"),
     152: Variant("bottleneck", (3, 8, 36, 3), f"{_HE}, table 1; stride on the 3x3"),
-    200: Variant("bottleneck", (3, 24, 36, 3), f"{_HE_V2}, section 4; stride on the 3x3"),
+    200: Variant("bottleneck", (3, 24, 36, 3), f"timm; depths of {_HE_V2}"),
 }
 # Bello et al. 2021, appendix: depth -> (blocks per stage, pixels per side).
 _RS_NETS: dict[int, tuple[tuple[int, ...], int]] = {
@@ -59,11 +59,11 @@ _RS_NETS: dict[int, tuple[tuple[int, ...], int]] = {
     152: ((3, 8, 36, 3), 256),
     200: ((3, 24, 36, 3), 256),
     270: ((4, 29, 53, 4), 256),
-    350: ((4, 36, 72, 4), 288),
+    350: ((4, 36, 72, 4), 320),
     420: ((4, 44, 87, 4), 320),
 }
 _CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
-_CIFAR_NAME = re.compile(r"(resnet|plain|resnetv2_)(\d+)(_bottleneck)?_cifar")
+_CIFAR_NAME = re.compile(r"(resnet|plain|resnetv2_)(0|[1-9]\d*)(_bottleneck)?_cifar")
 
 
 def _cifar(depth: int, source: str = f"{_HE}, section 4.2") -> Variant:
@@ -120,8 +120,8 @@ _VARIANTS: dict[str, Variant] = {
         for depth in (18, 34, 50, 101, 152)
     },
     **{f"wrn{depth}_{k}_cifar": _wrn(depth, k) for depth, k in ((16, 8), (28, 10), (40, 4))},
-    "wide_resnet50_2": _R[50].having(f"{_WIDE}, table 9", width_per_group=128),
-    "wide_resnet101_2": _R[101].having(f"{_WIDE}; as in torchvision", width_per_group=128),
+    "wide_resnet50_2": _R[50].having(f"{_WIDE}, section 3; as in torchvision", width_per_group=128),
+    "wide_resnet101_2": _R[101].having(f"{_WIDE}, section 3; as in torchvision", width_per_group=128),
     **{
         f"resnext{depth}_{groups}x{width}d": _R[depth].having(
             f"{_XIE}, section 4", groups=groups, width_per_group=width
@@ -197,7 +197,8 @@ def create_model(
 
     Args:
         name: one of `list_models()`; `resnet50` is "v1.5", `resnet50_v1` the paper's.
-            `resnet{6n+2}_cifar` and `plain{6n+2}_cifar` exist for every n.
+            `resnet{6n+2}_cifar`, `plain{6n+2}_cifar` and `resnetv2_{6n+2}_cifar` exist for every
+            n, and `{9n+2}_bottleneck_cifar` likewise.
         num_classes: outputs of the last layer; the CIFAR nets default to 1000 as the others do.
         in_channels: channels of the input, 3 for RGB.
         options: fields of `ResNetOptions` that replace the name's own.
