@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,8 @@ def test_content_without_weights_is_refused_by_what_it_is(content: object, found
     [
         (torch.eye(3).to_sparse(), "sparse_coo tensor of torch.float32"),
         (torch.ones(2, dtype=torch.complex64), "strided tensor of torch.complex64"),
+        (torch.empty(2, dtype=torch.bits8), "strided tensor of torch.bits8"),
+        (torch.empty(2, dtype=torch.float4_e2m1fn_x2), "strided tensor of torch.float4_e2m1fn_x2"),
     ],
 )
 def test_tensors_that_are_no_plain_numbers_are_refused(
@@ -55,6 +58,19 @@ def test_tensors_that_are_no_plain_numbers_are_refused(
 
     with pytest.raises(DataFormatError, match=f"'w' is a torch.{what}; weights must be dense"):
         read_weights(tmp_path / "w.pth")
+
+
+def test_tensors_without_values_or_without_a_shape_are_refused(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls nested tensors a prototype
+        ragged = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    torch.save({"w": torch.empty(2, device="meta")}, tmp_path / "meta.pth")
+    torch.save({"w": ragged}, tmp_path / "nested.pth")
+
+    with pytest.raises(DataFormatError, match="'w' is a tensor on the meta device, which holds no"):
+        read_weights(tmp_path / "meta.pth")
+    with pytest.raises(DataFormatError, match="'w' is a nested tensor, which has no single shape"):
+        read_weights(tmp_path / "nested.pth")
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 1, 8, 100, 600, -1])

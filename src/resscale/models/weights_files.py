@@ -80,11 +80,26 @@ def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
 def _check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Refuse what `copy_` would refuse, before anything is copied."""
     for key, value in tensors.items():
-        if value.layout != torch.strided or value.is_quantized or value.is_complex():
+        if (what := _why_not_plain(value)) is not None:
             raise DataFormatError(
-                f"{path}: {key!r} is a {value.layout} tensor of {value.dtype}; weights must be "
-                f"dense, real and not quantized. Save them so."
+                f"{path}: {key!r} is {what}; weights must be dense, real and not quantized. Save "
+                f"them so."
             )
+
+
+def _why_not_plain(value: Tensor) -> str | None:
+    if value.is_meta:
+        return "a tensor on the meta device, which holds no values"
+    if value.is_nested:
+        return "a nested tensor, which has no single shape"
+    is_plain = value.layout == torch.strided and not value.is_quantized and not value.is_complex()
+    if is_plain:
+        try:
+            value.new_zeros(1).float()
+            return None
+        except (NotImplementedError, RuntimeError):
+            pass  # bits, or several numbers in one byte
+    return f"a {value.layout} tensor of {value.dtype}"
 
 
 def _is_safetensors(path: Path) -> bool:
