@@ -105,7 +105,7 @@ def test_the_page_has_language_title_and_alternative_texts(made: Made) -> None:
     assert ("html", {"lang": "en"}) in checker.tags
     assert "<title>resnet20_cifar, plain20_cifar</title>" in html
     alternatives = [attributes.get("alt") for tag, attributes in checker.tags if tag == "img"]
-    assert alternatives[0] == "Error over epochs of resnet20_cifar, plain20_cifar"
+    assert alternatives[0] == "Error: resnet20_cifar, plain20_cifar"
     assert all(alternatives)
 
 
@@ -128,7 +128,7 @@ def test_everything_from_a_run_is_escaped(made: Made) -> None:
     assert "script" not in {tag for tag, _ in checker.tags}
     assert checker.text.count(evil) > 8
     (alternative, *_) = (attributes["alt"] for tag, attributes in checker.tags if tag == "img")
-    assert alternative == f"Error over epochs of {evil}, resnet20_cifar"
+    assert alternative == f"Error: {evil}, resnet20_cifar"
 
 
 def test_the_results_have_mean_and_deviation(made: Made) -> None:

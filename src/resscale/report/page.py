@@ -148,7 +148,7 @@ def _result_row(result: Result, colour: str, with_ema: bool) -> list[_Cell]:
 
 def _picture(picture: Picture, names: Sequence[str]) -> str:
     data = base64.b64encode(picture.svg()).decode()
-    alt = escape(f"{picture.title} over epochs of {', '.join(names)}", quote=True)
+    alt = escape(f"{picture.title}: {', '.join(names)}", quote=True)
     return _section(
         picture.title,
         f'<figure><img alt="{alt}" src="data:image/svg+xml;base64,{data}">'
