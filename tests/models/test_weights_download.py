@@ -226,6 +226,13 @@ def test_what_is_no_url_is_refused(tmp_path: Path, url: str) -> None:
         fetch(url, tmp_path)
 
 
+@pytest.mark.parametrize("user", ["me:secret@", "me@"])
+def test_a_password_in_a_url_is_refused_and_not_shown(tmp_path: Path, user: str) -> None:
+    with pytest.raises(UserInputError, match=r"^https://host/net.pth is given with a") as error:
+        fetch(f"https://{user}host/net.pth", tmp_path)
+    assert "secret" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     "name", ["net-0123456.pth", "net-01234567-x.pth", "net-01234567.tar.pth", "net"]
 )

@@ -85,13 +85,19 @@ def download(
 
 def _check_url(url: str) -> None:
     try:
-        host = urllib.parse.urlsplit(url).hostname
+        parts = urllib.parse.urlsplit(url)
+        host, has_credentials = parts.hostname, "@" in parts.netloc
     except ValueError:
-        host = None
+        host, has_credentials = None, False
     if not host or not url.isascii():
         raise UserInputError(
             f"{url!r} is no URL: it must be as https://host/folder/name, with %-codes for spaces "
             f"and letters beyond ASCII. Correct it."
+        )
+    if has_credentials:  # urllib takes them for a part of the host, and shows them in its errors
+        raise UserInputError(
+            f"{shown(url)} is given with a user name or password before its host, which is not "
+            f"supported: download the file by other means and give its path."
         )
 
 
