@@ -147,6 +147,33 @@ def test_an_array_that_is_not_as_long_as_its_shape() -> None:
         load_plain_pickle(raw, "x")
 
 
+# ((0, 0), (0, 0)) and so on, 25 levels: a few bytes each, and 2**25 zeros as text.
+DOUBLED = b"K\x00" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(25))
+
+
+@pytest.mark.parametrize(
+    ("sound", "harmful", "message"),
+    [
+        # (2**30, b"x"), whose product is a text of 1 GiB
+        (b"K\x03K\x04\x86", b"J\x00\x00\x00\x40U\x01x\x86", "no tuple of a few whole numbers"),
+        (b"K\x03K\x04\x86", DOUBLED, "no tuple of a few whole numbers"),
+        (b"K\x03K\x04\x86", b"(" + 9 * b"K\x01" + b"t", "no tuple of a few whole numbers"),
+        (b"U\x02u1", DOUBLED, "an array of type a tuple"),
+        (b"U\x02u1", b"T\x00\x00\x10\x00" + bytes(2**20), "an array of type b'"),
+    ],
+)
+def test_a_small_file_does_not_fill_the_memory(sound: bytes, harmful: bytes, message: str) -> None:
+    raw = PYTHON2.replace(sound, harmful)
+    assert raw != PYTHON2
+    tracemalloc.start()
+    with pytest.raises(DataFormatError, match=message) as caught:
+        load_plain_pickle(raw, "x")
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 8 * 2**20  # the largest of these files has 1 MiB
+    assert len(str(caught.value)) < 300
+
+
 def test_a_list_that_holds_itself() -> None:
     endless: list[Any] = []
     endless.append(endless)

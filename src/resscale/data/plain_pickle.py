@@ -135,7 +135,12 @@ def _array(kept: _KeptArray) -> npt.NDArray[np.uint8]:
     _, shape, dtype, in_fortran_order, raw = kept.state
     code = _item(dtype.arguments[0])
     if code not in ("u1", b"u1", "|u1", b"|u1"):
-        raise ValueError(f"an array of type {code!r}, not of unsigned bytes")
+        # Only what is known to be short is shown: tuples of tuples can be endless as text.
+        shown = repr(code[:20]) if isinstance(code, str | bytes) else f"a {type(code).__name__}"
+        raise ValueError(f"an array of type {shown}, not of unsigned bytes")
+    # Nor is anything multiplied but a few numbers: a number times bytes would fill the memory.
+    if type(shape) is not tuple or len(shape) > 8 or any(type(n) is not int for n in shape):
+        raise ValueError("an array whose shape is no tuple of a few whole numbers")
     raw = _item(raw)
     if not isinstance(raw, bytes) or len(raw) != math.prod(shape):
         raise ValueError(f"an array of shape {shape} that is not as long")
