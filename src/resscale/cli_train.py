@@ -162,8 +162,8 @@ class Session:
         macs = self.model.num_macs(size)
         cost = f", {macs / 1e9:.3g} GMACs at {size}x{size}" if macs is not None else ""
         print(
-            f"{self.model.num_parameters:,} parameters{cost}; {order.num_samples:,} training samples = "
-            f"{order.num_steps} {'step' if order.num_steps == 1 else 'steps'} per epoch"
+            f"{self.model.num_parameters:,} parameters{cost}; {order.num_samples:,} training samples "
+            f"= {order.num_steps} {'step' if order.num_steps == 1 else 'steps'} per epoch"
             + (f", {order.num_dropped} left over (others each epoch)" if order.num_dropped else "")
         )
         if self.ckpt_path:

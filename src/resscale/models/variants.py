@@ -121,7 +121,9 @@ _VARIANTS: dict[str, Variant] = {
     },
     **{f"wrn{depth}_{k}_cifar": _wrn(depth, k) for depth, k in ((16, 8), (28, 10), (40, 4))},
     "wide_resnet50_2": _R[50].having(f"{_WIDE}, section 3; as in torchvision", width_per_group=128),
-    "wide_resnet101_2": _R[101].having(f"{_WIDE}, section 3; as in torchvision", width_per_group=128),
+    "wide_resnet101_2": _R[101].having(
+        f"{_WIDE}, section 3; as in torchvision", width_per_group=128
+    ),
     **{
         f"resnext{depth}_{groups}x{width}d": _R[depth].having(
             f"{_XIE}, section 4", groups=groups, width_per_group=width
