@@ -161,9 +161,10 @@ class Session:
         size = self.data.train_crop.size
         macs = self.model.num_macs(size)
         cost = f", {macs / 1e9:.3g} GMACs at {size}x{size}" if macs is not None else ""
+        steps = f"{order.num_steps} {'step' if order.num_steps == 1 else 'steps'} per epoch"
         print(
-            f"{self.model.num_parameters:,} parameters{cost}; {order.num_samples:,} training samples "
-            f"= {order.num_steps} {'step' if order.num_steps == 1 else 'steps'} per epoch"
+            f"{self.model.num_parameters:,} parameters{cost}; "
+            f"{order.num_samples:,} training samples = {steps}"
             + (f", {order.num_dropped} left over (others each epoch)" if order.num_dropped else "")
         )
         if self.ckpt_path:
