@@ -221,6 +221,35 @@ def test_a_parameter_that_no_rank_holds_is_said(checkpoints: Path) -> None:
         read_deepspeed(path.parent)
 
 
+@pytest.mark.parametrize(
+    ("entry", "value", "reason"),
+    [
+        ("param_shapes", [["fc.weight"]], "AttributeError: 'list' object"),
+        ("param_shapes", None, "TypeError: 'NoneType' object"),
+        ("shared_params", ["fc.weight"], "AttributeError: 'list' object"),
+        ("module", {"fc.bias": torch.eye(3).to_sparse()}, "NotImplementedError: Could not run"),
+    ],
+)
+def test_content_of_another_kind_is_one_message(
+    checkpoints: Path, entry: str, value: object, reason: str
+) -> None:
+    path = checkpoints / "zero1_bf16" / "step2" / "mp_rank_00_model_states.pt"
+    if entry == "module":
+        rewrite(path, lambda content: content["module"].update(value))
+    else:
+        rewrite(path, lambda content: content.update({entry: value}))
+
+    with pytest.raises(DataFormatError, match=rf"cannot be put together \({reason}.*\)\. Convert"):
+        read_deepspeed(path.parent)
+
+
+def test_keys_that_are_no_text_are_left_out(checkpoints: Path) -> None:
+    path = checkpoints / "zero2" / "step2" / "mp_rank_00_model_states.pt"
+    rewrite(path, lambda content: content["module"].update({7: torch.ones(1)}))
+
+    assert set(read_deepspeed(path.parent)[0]) == set(expected(checkpoints / "zero2"))
+
+
 def test_unused_elements_behind_a_parameter_are_left_out() -> None:
     # Two ranks hold a's two elements, one unused, b's one and one unused, end to end.
     ranks = [[torch.tensor([1.0, 2.0, -1.0])], [torch.tensor([3.0, -1.0])]]

@@ -60,28 +60,39 @@ def read_deepspeed(folder: Path) -> tuple[dict[str, Tensor], str]:
             only by executing a pickle.
     """
     tag = _tag_folder(folder)
+    try:
+        return _read_tag(tag)
+    except (UserInputError, DataFormatError):
+        raise
+    except Exception as error:  # under the right names may stand whatever another program wrote
+        reason = (str(error) or "no more is known").splitlines()[0]
+        raise _contradiction(tag, f"{type(error).__name__}: {reason}") from error
+
+
+def _read_tag(tag: Path) -> tuple[dict[str, Tensor], str]:
     model_files = _by_rank(tag, _MODEL_FILE)
     if not model_files:
         raise DataFormatError(f"{tag} has no *_model_states.pt; copy all files of the checkpoint.")
     share_files = _by_rank(tag, _SHARE_FILE)
     first = _load_model_states(model_files[0])
-    module = {key: value for key, value in first["module"].items() if isinstance(value, Tensor)}
+    module = {
+        key: value
+        for key, value in first["module"].items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
     is_whole = all(value.numel() for value in module.values())
     if is_whole and not (share_files and _has_half_precision(module)):
         # ZeRO 0 to 2 save the whole module; in fp32 it equals the master weights.
         return module, "module"
     shares = _load_shares(tag, share_files)
-    try:
-        if shares.stage == 3:
-            others = [_load_model_states(model_files[rank]) for rank in sorted(model_files)[1:]]
-            weights = _join_stage_3(shares, [first, *others])
-        else:
-            weights = _join_stage_1_2(shares, first["param_shapes"])
-        for alias, name in (first.get("shared_params") or {}).items():
-            if name in weights:
-                weights[alias] = weights[name]
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise _contradiction(tag, f"{type(error).__name__}: {error}") from error
+    if shares.stage == 3:
+        others = [_load_model_states(model_files[rank]) for rank in sorted(model_files)[1:]]
+        weights = _join_stage_3(shares, [first, *others])
+    else:
+        weights = _join_stage_1_2(shares, first["param_shapes"])
+    for alias, name in (first.get("shared_params") or {}).items():
+        if name in weights:
+            weights[alias] = weights[name]
     _check_agreement(tag, weights, module)
     return {**module, **weights}, "fp32 master weights"
 
