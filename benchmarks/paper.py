@@ -34,10 +34,14 @@ class Net:
     options: tuple[str, ...]
 
 
-def net(experiment: str, model: str, **options: str) -> Net:
+def net(experiment: str, model: str, *more: str, **options: str) -> Net:
     """Return the net `model` with model options, trained by the experiment's config."""
-    more = [f"--model.model_options.{key}={value}" for key, value in options.items()]
-    return Net(experiment, (f"--model.model={model}", *more))
+    chosen = [f"--model.model_options.{key}={value}" for key, value in options.items()]
+    return Net(experiment, (f"--model.model={model}", *chosen, *more))
+
+
+# Three times the steps: what the depth of residual nets brings, training has to be long to show.
+LONGER = ("--trainer.max_epochs=120", "--model.schedule.step_at_epochs=[60,90]")
 
 
 # A net that several experiments use is trained once, under the first: the configs say the same.
@@ -54,6 +58,8 @@ NETS = {
     "resnet32": net("depths", "resnet32_cifar"),
     "resnet44": net("depths", "resnet44_cifar"),
     "resnet110": net("depths", "resnet110_cifar"),
+    "resnet20-longer": net("degradation", "resnet20_cifar", *LONGER),
+    "resnet56-longer": net("degradation", "resnet56_cifar", *LONGER),
 }
 
 
