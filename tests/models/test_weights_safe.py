@@ -11,6 +11,7 @@ import pickle
 import sys
 import threading
 import types
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,23 @@ def test_each_known_record_may_stand_beside_the_weights(
         torch.save({"w": torch.ones(2), "other": written()}, tmp_path / "c.pth")
 
     assert type(load_without_code(tmp_path / "c.pth")["other"]) is Inert
+
+
+@pytest.mark.parametrize("compressed", ["data.pkl", "data/0"])
+def test_an_archive_that_was_compressed_is_refused(tmp_path: Path, compressed: str) -> None:
+    # Its compressed bytes were taken for the numbers, and a pickle of zeros for gigabytes.
+    torch.save({"w": torch.ones(1000)}, tmp_path / "sound.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "sound.pth") as sound,
+        zipfile.ZipFile(tmp_path / "packed.pth", "w") as packed,
+    ):
+        for entry in sound.infolist():
+            is_chosen = entry.filename.endswith(compressed)
+            kind = zipfile.ZIP_DEFLATED if is_chosen else zipfile.ZIP_STORED
+            packed.writestr(entry.filename, sound.read(entry), kind)
+
+    with pytest.raises(DataFormatError, match=r"packed\.pth is a compressed archive, .* anew\."):
+        load_without_code(tmp_path / "packed.pth")
 
 
 def test_a_record_that_is_handed_arguments_and_state_forgets_them() -> None:

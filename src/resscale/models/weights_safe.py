@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,30 @@ def load_without_code(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             is_zip = file.read(4) == _ZIP_MAGIC
+        if is_zip:
+            _check_stored(path)
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except DataFormatError:
+        raise
     except Exception as error:  # a malformed pickle can raise nearly anything
         raise DataFormatError(_why_unreadable(path, error)) from error
+
+
+def _check_stored(path: Path) -> None:
+    """Refuse compressed entries, which torch never writes.
+
+    Mapped into memory their bytes would be taken for numbers, and a small file could fill it.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            # TorchScript compresses its code, which is not read; it has a message of its own.
+            if entry.compress_type != zipfile.ZIP_STORED and "/code/" not in entry.filename:
+                raise DataFormatError(
+                    f"{path} is a compressed archive, and a file of weights must be as torch.save "
+                    f"wrote it: it was packed anew. Name the file that was packed, or copy or "
+                    f"download it again."
+                )
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
