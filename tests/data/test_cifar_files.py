@@ -3,6 +3,7 @@
 import gzip
 import io
 import tarfile
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -117,6 +118,19 @@ def test_archive_with_one_wrong_byte(tmp_path: Path, files: dict[str, bytes]) ->
     archive.write_bytes(gzip.compress(bytes(raw))[:-8] + sound[-8:])
     with pytest.raises(DataFormatError, match="CRC check failed"):
         read_files(archive, CIFAR10)
+
+
+def test_archive_that_would_fill_the_memory(tmp_path: Path) -> None:
+    # 2**28 is above the largest of CIFAR's files; refused by the header, before any byte is read.
+    header = tarfile.TarInfo("cifar-10-batches-py/test_batch")
+    header.size = 2**28 + 1
+    (tmp_path / ARCHIVE).write_bytes(header.tobuf() + bytes(1024))
+    tracemalloc.start()
+    with pytest.raises(DataFormatError, match=r"test_batch has 268,435,457 bytes"):
+        read_files(tmp_path, CIFAR10)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 2**20
 
 
 @pytest.mark.parametrize("raw", [b"<html>404</html>", bytes(2000), gzip.compress(b"no tar")])

@@ -21,6 +21,8 @@ from resscale.errors import DataFormatError
 
 BINARY = ".bin"
 _CHUNK_BYTES = 1 << 20
+# The largest file of either data set has 155 MB; a small archive may unpack to any size.
+_LARGEST_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,8 @@ def _read_archive(path: Path) -> dict[str, bytes]:
                 with tarfile.open(fileobj=stream, mode="r|") as archive:
                     for member in archive:
                         name = PurePosixPath(member.name).name
+                        if name in _ALL_FILES and member.size > _LARGEST_BYTES:
+                            raise ValueError(f"{member.name} has {member.size:,} bytes")
                         content = archive.extractfile(member) if member.isreg() else None
                         if name in _ALL_FILES and content:
                             files[name] = content.read()
