@@ -35,10 +35,22 @@ def test_every_name_that_matches_has_a_row(capsys: pytest.CaptureFixture[str]) -
     assert names == sorted([*cifar, "plain18", "plain34"])
 
 
+def test_a_cifar_net_of_another_depth_has_a_row_and_a_depth_against_the_rule_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["models", "resnet26_cifar"]) == 0
+    # Each further block per stage adds 2 convolutions of 9 w^2 weights and 2 BNs of 2 w to it:
+    # 4,672 + 18,560 + 73,984 for w = 16, 32, 64, on top of resnet20's 269,722.
+    row = capsys.readouterr().out.splitlines()[1].split()
+    assert row[:3] == ["resnet26_cifar", "366,938", "32"]
+    with pytest.raises(UserInputError, match=r"have 6n \+ 2: use 'resnet20_cifar'\.$"):
+        run_models(["resnet21_cifar"])
+
+
 def test_a_pattern_without_a_match_suggests_a_name() -> None:
-    message = r"No model matches 'resnet-50'; .* Did you mean 'resnet50'\?$"
-    with pytest.raises(UserInputError, match=message):
-        run_models(["resnet-50"])
+    for pattern, name in (("resnet-50", "resnet50"), ("wrn*_9_cifar", "wrn40_4_cifar")):
+        with pytest.raises(UserInputError, match=rf"No model matches .* Did you mean '{name}'\?$"):
+            run_models([pattern])
 
 
 def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import TYPE_CHECKING
 
 from resscale.cli_data_arguments import Parser, parse
@@ -25,7 +26,8 @@ def run_models(argv: list[str]) -> int:
     """Run `resscale models` with these arguments; return the exit status.
 
     Raises:
-        UserInputError: wrong arguments, or a pattern that no name matches.
+        UserInputError: wrong arguments, a pattern that no name matches, or a CIFAR net of a depth
+            against the rule.
     """
     arguments = parse(models_parser(), argv)
     if isinstance(arguments, int):
@@ -33,6 +35,10 @@ def run_models(argv: list[str]) -> int:
     from resscale.models.variants import find_variant, list_models
 
     names = list_models(arguments.pattern)
+    if not names and re.fullmatch(r"\w+_cifar", arguments.pattern):
+        # A depth that follows the rule has no row in the table, and a net all the same.
+        find_variant(arguments.pattern)
+        names = [arguments.pattern]
     if not names:
         raise UserInputError(
             f"No model matches {arguments.pattern!r}; `resscale models` shows all names, and a "
