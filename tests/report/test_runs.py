@@ -138,3 +138,22 @@ def test_a_damaged_configuration_is_refused(tmp_path: Path, text: str, message: 
     RunDir(tmp_path).config.write_text(text, encoding="latin-1")
     with pytest.raises(DataFormatError, match=message):
         load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "is no mapping of names to values"),
+        ('{"val_top1": "0.9"}', "has val_top1='0.9', which is no number"),
+        ('{"num_macs": [1]}', r"has num_macs=\[1\], which is no number"),
+    ],
+)
+def test_a_damaged_summary_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(DataFormatError, match=rf"summary\.json {message}; .* leave the run out"):
+        load_run(tmp_path)
+
+
+def test_a_summary_without_values_is_one_that_has_none_yet(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"status": "running", "val_top1": null}')
+    assert load_run(tmp_path).state == "running at epoch 0"

@@ -14,6 +14,7 @@ from resscale.errors import DataFormatError, UserInputError, nearest
 from resscale.report.metrics import Curves, epoch_curves, rates, read_rows
 from resscale.training.rundir import RunDir
 
+_NUMBERS = ("epoch", "val_top1", "best_val_top1", "num_parameters", "num_macs", "bad_samples")
 Config = dict[str, Any]  # dotted key -> value that is no mapping
 
 
@@ -107,10 +108,10 @@ def load_run(path: Path, label: str | None = None) -> Run:
         label: the name that the user gave it, if any.
 
     Raises:
-        DataFormatError: its config.yaml or metrics.csv is damaged.
+        DataFormatError: its config.yaml, metrics.csv or summary.json is damaged.
     """
     files = RunDir(path)
-    summary = files.read_summary()
+    summary = _read_summary(files)
     rows = read_rows(files.metrics)
     images_per_s, data_wait_pct = rates(rows)
     written = [
@@ -143,6 +144,21 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Config:
         else:
             flat[name] = None if isinstance(value, Mapping) else value
     return flat
+
+
+def _read_summary(files: RunDir) -> Mapping[str, Any]:
+    summary: object = files.read_summary()
+    if isinstance(summary, Mapping):
+        wrong = [k for k in _NUMBERS if not isinstance(summary.get(k) or 0, int | float)]
+        if not wrong:
+            return summary
+        fault = f"has {wrong[0]}={summary[wrong[0]]!r}, which is no number"
+    else:
+        fault = "is no mapping of names to values"
+    raise DataFormatError(
+        f"{files.summary} {fault}; a run's summary is as `resscale fit` wrote it. Restore the "
+        f"file, or leave the run out."
+    )
 
 
 def _read_config(path: Path) -> Config:
