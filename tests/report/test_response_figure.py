@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from resscale.errors import DataFormatError
 from resscale.report import group_runs, load_run
 from resscale.report.response_figure import draw_responses, mean_responses, read_responses
 
@@ -36,6 +37,14 @@ def test_a_group_shows_the_mean_over_the_runs_that_have_measured(make_run: MakeR
     runs.append(make_run("c", seed=2))
     (group,) = group_runs([load_run(run) for run in runs])
     assert mean_responses(group) == [(1 + 3) / 2, (2 + 5) / 2]
+
+
+def test_runs_of_one_net_with_different_layers_are_refused(make_run: MakeRun) -> None:
+    runs = [respond(make_run("a"), 1.0, 2.0), respond(make_run("b", seed=1), 3.0)]
+    (group,) = group_runs([load_run(run) for run in runs])
+    message = r"b/layer_responses\.json has 1 layers and .*a/layer_responses\.json 2, .* anew: --"
+    with pytest.raises(DataFormatError, match=message):
+        mean_responses(group)
 
 
 def test_there_is_no_picture_where_nothing_was_measured(make_run: MakeRun) -> None:

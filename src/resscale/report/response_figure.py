@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from resscale.errors import DataFormatError
 from resscale.report.curves import Picture, colours, legend_name
 from resscale.report.groups import Group
 
@@ -66,11 +67,20 @@ def draw_responses(groups: Sequence[Group]) -> Picture | None:
 
 
 def mean_responses(group: Group) -> list[float]:
-    """Return the mean over the group's runs, by layer."""
-    measured = [stds for run in group.runs if (stds := read_responses(run.path))]
-    if not measured:
-        return []
-    return [sum(layer) / len(measured) for layer in zip(*measured, strict=True)]
+    """Return the mean over the group's runs, by layer.
+
+    Raises:
+        DataFormatError: two runs have measured different numbers of layers.
+    """
+    measured = {run.path: stds for run in group.runs if (stds := read_responses(run.path))}
+    counts = {len(stds): path for path, stds in measured.items()}
+    if len(counts) > 1:
+        (few, one), (many, other) = sorted(counts.items())[:2]
+        raise DataFormatError(
+            f"{one / RESPONSES_FILE} has {few} layers and {other / RESPONSES_FILE} {many}, though "
+            f"the runs are of one net: one is of an older run. Measure anew: --layer_responses"
+        )
+    return [sum(layer) / len(measured) for layer in zip(*measured.values(), strict=True)]
 
 
 def _is_plain(group: Group) -> bool:
