@@ -94,6 +94,9 @@ def test_labels_and_the_name_of_the_page(runs: Path, capsys: pytest.CaptureFixtu
         ("runs --ot x.html", r"unrecognized arguments: --ot x.html\. Did you mean '--out'\?"),
         ("runs/on", r"there is no run runs/on; .*Did you mean 'runs/one'\?"),
         ("runs --out x.pdf", r"--out x.pdf must end in \.html"),
+        # Before anything is measured: these runs have no checkpoint, which would be said then.
+        ("runs --layer_responses --out x.pdf", r"--out x.pdf must end in \.html"),
+        ("runs --layer_responses --out no/x.html", r"lies in no, and there is no such folder"),
     ],
 )
 def test_what_cannot_be_done_is_said(runs: Path, line: str, message: str) -> None:

@@ -60,17 +60,19 @@ def run_report(argv: list[str]) -> int:
     if isinstance(arguments, int):
         return arguments
     from resscale.report import find_runs, group_runs, load_run, write_report
+    from resscale.report.page import check_page
     from resscale.report.table import results_table
 
     found = find_runs(arguments.runs)
+    folder = found[0][1] if len(found) == 1 else Path()
+    out = Path(arguments.out) if arguments.out else folder / "report.html"
+    check_page(out)
+    groups = group_runs([load_run(path, label) for label, path in found])
     if arguments.layer_responses:
         from resscale.cli_responses import measure_responses
 
         for _, path in found:
             print(f"wrote {measure_responses(path)}", flush=True)
-    groups = group_runs([load_run(path, label) for label, path in found])
-    folder = found[0][1] if len(found) == 1 else Path()
-    out = Path(arguments.out) if arguments.out else folder / "report.html"
     written = write_report(groups, out, time.strftime("%Y-%m-%d %H:%M"))
     print(results_table(groups))
     for path in written:

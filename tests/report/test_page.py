@@ -12,7 +12,7 @@ from PIL import Image
 from resscale.errors import UserInputError
 from resscale.report.curves import draw
 from resscale.report.groups import group_runs
-from resscale.report.page import render, write_report
+from resscale.report.page import check_page, render, write_report
 from resscale.report.runs import Run, load_run
 from resscale.training.rundir import RunDir
 
@@ -220,6 +220,18 @@ def test_a_name_that_is_no_pages_is_refused(made: Made, tmp_path: Path, name: st
     assert not (tmp_path / name).exists()
 
 
+def test_for_a_folder_a_page_in_it_is_proposed(tmp_path: Path) -> None:
+    for folder in (tmp_path, Path()):
+        with pytest.raises(UserInputError, match=f"Choose {folder / 'report.html'}, say"):
+            check_page(folder)
+
+
 def test_a_folder_that_is_not_there_is_refused(made: Made, tmp_path: Path) -> None:
-    with pytest.raises(UserInputError, match=r"Cannot write the report .*none/x.html .*--out FILE"):
+    with pytest.raises(UserInputError, match=r"none, and there is no such folder.*--out FILE"):
         write_report(group_runs([made("a")]), tmp_path / "none" / "x.html", "today")
+
+
+def test_a_page_that_cannot_be_written_is_said(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "x.html").mkdir()
+    with pytest.raises(UserInputError, match=r"Cannot write the report .*x\.html \(Is a directory\)"):
+        write_report(group_runs([made("a")]), tmp_path / "x.html", "today")

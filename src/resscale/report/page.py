@@ -36,11 +36,7 @@ def write_report(groups: Sequence[Group], out: Path, date: str) -> list[Path]:
     Raises:
         UserInputError: `out` is no name of a page, or cannot be written.
     """
-    if out.suffix.lower() not in _SUFFIXES:
-        raise UserInputError(
-            f"--out {out} must end in .html, for it becomes one page; the pictures are written "
-            f"beside it. Choose {out.with_suffix('.html')}, say."
-        )
+    check_page(out)
     responses = draw_responses(groups)
     pictures = [*draw(groups), *([responses] if responses else [])]
     files = [(out, render(groups, pictures, date).encode())]
@@ -51,10 +47,29 @@ def write_report(groups: Sequence[Group], out: Path, date: str) -> list[Path]:
             path.write_bytes(content)
         except OSError as error:
             raise UserInputError(
-                f"Cannot write the report {path} ({error.strerror}); its folder must be there and "
-                f"be writable. Choose another: --out FILE"
+                f"Cannot write the report {path} ({error.strerror}); its folder must be "
+                f"writable. Choose another: --out FILE"
             ) from error
     return [path for path, _ in files]
+
+
+def check_page(out: Path) -> None:
+    """Find a name that no page can have before anything is measured or drawn.
+
+    Raises:
+        UserInputError: it does not end in .html, or its folder is not there.
+    """
+    if out.suffix.lower() not in _SUFFIXES:
+        better = out / "report.html" if out.is_dir() else out.with_suffix(".html")
+        raise UserInputError(
+            f"--out {out} must end in .html, for it becomes one page; the pictures are written "
+            f"beside it. Choose {better}, say."
+        )
+    if not out.parent.is_dir():
+        raise UserInputError(
+            f"--out {out} lies in {out.parent}, and there is no such folder. Make it, or choose "
+            f"another: --out FILE"
+        )
 
 
 def render(groups: Sequence[Group], pictures: Sequence[Picture], date: str) -> str:
