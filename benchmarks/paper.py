@@ -3,9 +3,10 @@
     python benchmarks/paper.py --jobs 2 --seeds 0 1 2
     python benchmarks/paper.py --only degradation --overlay configs/paper/data/cifar10.yaml
 
-Each net and seed is one `resscale fit` in `runs/paper/<net>-s<seed>`. What is done is passed
-over; what was stopped goes on from its checkpoint. Ctrl-C stops the runs at a step boundary. The
-order is seed by seed, so that a queue that is cut short has every net rather than every seed.
+Each net and seed is one `resscale fit` in `runs/paper/<net>-s<seed>`; an overlay has a folder of
+its own, such as `runs/paper-cifar10`. What is done is passed over; what was stopped goes on from
+its checkpoint. Ctrl-C stops the runs at a step boundary. The order is seed by seed, so that a queue
+that is cut short has every net rather than every seed.
 
 How it is drawn afterwards stands in docs/paper.md.
 """
@@ -82,6 +83,11 @@ def command(name: str, seed: int, run: Path, overlay: list[str]) -> list[str]:
     return [sys.executable, "-m", "resscale", "fit", *arguments]
 
 
+def runs_folder(overlay: list[str]) -> Path:
+    """Return where runs go by default: what is done with other data must not be passed over."""
+    return Path("runs") / "-".join(["paper", *(Path(config).stem for config in overlay)])
+
+
 class Queue:
     """Runs the nets, `jobs` at a time, and passes a stop on to them."""
 
@@ -134,14 +140,16 @@ def main() -> int:
         "--only", nargs="+", choices=sorted({n.experiment for n in NETS.values()} | set(NETS))
     )
     parser.add_argument("--overlay", nargs="+", default=[], help="configs laid over, such as data")
-    parser.add_argument("--runs_dir", default="runs/paper", help="(%(default)s)")
+    parser.add_argument("--runs_dir", type=Path, help="(runs/paper, or runs/paper-OVERLAY)")
     options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs} must be at least 1")
     chosen = [
         name
         for name, entry in NETS.items()
         if options.only is None or {name, entry.experiment} & set(options.only)
     ]
-    queue = Queue(Path(options.runs_dir), options.overlay)
+    queue = Queue(options.runs_dir or runs_folder(options.overlay), options.overlay)
     for request in (signal.SIGINT, signal.SIGTERM):
         signal.signal(request, queue.stop)
     with ThreadPoolExecutor(options.jobs) as pool:

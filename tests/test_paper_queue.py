@@ -83,6 +83,21 @@ def test_every_net_s_command_parses_and_builds(
     assert cli.parser.instantiate_classes(cli.config).model.num_parameters > 0
 
 
+def test_other_data_has_a_folder_of_its_own() -> None:
+    assert QUEUE.runs_folder([]) == Path("runs/paper")
+    overlay = ["configs/paper/data/cifar10.yaml", "short.yaml"]
+    assert QUEUE.runs_folder(overlay) == Path("runs/paper-cifar10-short")
+
+
+def test_no_job_at_a_time_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["paper.py", "--jobs", "0"])
+    with pytest.raises(SystemExit, match="2"):
+        QUEUE.main()
+    assert "--jobs 0 must be at least 1" in capsys.readouterr().err
+
+
 def test_nets_are_trained_and_what_is_done_is_passed_over(tmp_path: Path) -> None:
     first = work_off(tmp_path)
     said, complaints = first.communicate(timeout=300)
