@@ -60,7 +60,7 @@ def test_help_imports_nothing_heavy() -> None:
         ("pack", "imagefolder none out", "none is not there; name the folder"),
         ("pack", "cifar1 in out", r"invalid choice: 'cifar1'.*Did you mean 'cifar10'\?"),
         ("pack", "cifar10 none out", "none is not there; name CIFAR-10's archive"),
-        ("pack", "cifar100 . out --resize 8", "unrecognized arguments: --resize 8"),
+        ("pack", "cifar100 . out --resize 8", r"--resize 8\. Other sources have --resize, this"),
         ("pack", "digits out --processes 0", "--processes: 0: must be above 0"),
         ("index", "shards --verfy", r"Did you mean '--verify'\?"),
         ("index", "none.tar", r"none\.tar is missing"),

@@ -44,7 +44,11 @@ class Parser(argparse.ArgumentParser):
         if match := re.search(r"invalid choice: '([^']*)'", message):
             hint = nearest(match[1], self._choices())
         elif message.startswith("unrecognized arguments:"):
-            hint = nearest(message.split()[2].partition("=")[0], self._options())
+            option = message.split()[2].partition("=")[0]
+            known = self._options()
+            # A source's own options are not another's.
+            elsewhere = f" Other sources have {option}, this one has not."
+            hint = elsewhere if option in known else nearest(option, known)
         raise UserInputError(f"{message}.{hint} See `{self.prog} --help`.")
 
     def _choices(self) -> list[str]:
