@@ -215,6 +215,17 @@ def test_a_file_of_weights_is_measured_without_a_run(
     assert weights == f"weights: {file}"
 
 
+@pytest.mark.parametrize("other", ["--run_dir", "--ckpt_path"])
+def test_a_file_of_weights_beside_a_checkpoint_is_refused(
+    config: str, trained: tuple[Path, list[str]], other: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir, _ = trained
+    file = str(run_dir / "checkpoints" / "best.ckpt")
+    named = [other, str(run_dir) if other == "--run_dir" else file]
+    assert main(["validate", "--config", config, f"--weights={file}", *named]) == 2
+    assert f"--weights and {other} both say what validate measures" in capsys.readouterr().err
+
+
 def test_training_begins_with_the_weights_that_are_named_but_for_the_last_layer(
     config: str,
     trained: tuple[Path, list[str]],

@@ -138,6 +138,8 @@ class Session:
     def __init__(self, stage: Stage, argv: Sequence[str]) -> None:
         self.stage: Stage = stage
         self.command = shlex.join(["resscale", stage, *argv])
+        # Those of a run's saved configuration are what it began with, and not asked for.
+        self._asks_for_weights = any(word.partition("=")[0] == "--weights" for word in argv)
         self.launch: Launch = read_launch()
         quiet_third_parties()
         register_strategies()
@@ -276,6 +278,12 @@ class Session:
         if asked is None and self.stage == "fit":
             return None
         known = self.run.path != Path(os.devnull)
+        if self.stage != "fit" and self._asks_for_weights and (known or asked is not None):
+            other = "--run_dir" if asked is None else "--ckpt_path"
+            raise UserInputError(
+                f"--weights and {other} both say what {self.stage} measures: leave one out. "
+                f"The setting of a run alone is --config RUN/config.yaml."
+            )
         if asked in (None, "auto", "best"):
             if not known and self.config.weights is not None:
                 return None
