@@ -120,7 +120,7 @@ def _evaluate(stage: Literal["validate", "test"], argv: Sequence[str]) -> int:
             f"loss {values['loss']:.4f}  {values['samples']:,.0f} of {total:,} unique"
             + (f"  {values['bad']:.0f} damaged" if values["bad"] else "")
         )
-        print(f"weights: {session.ckpt_path or session.config.weights}")
+        print(f"weights: {session.loaded.source if session.loaded else session.ckpt_path}")
     return code
 
 
