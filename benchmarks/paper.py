@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +110,9 @@ class Queue:
         run = self.folder / f"{name}-s{seed}"
         if self.stopping or status(run) == "done":
             return
+        if not any((run / "checkpoints").glob("*.ckpt")):
+            # Killed before its first checkpoint: nothing to go on with, and `fit` would refuse it.
+            shutil.rmtree(run, ignore_errors=True)
         run.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         # One thread each: two nets on two cores are faster than one net on both.
@@ -123,6 +127,8 @@ class Queue:
                 start_new_session=True,
             )
             self.running.add(process)
+            if self.stopping:  # asked between the test above and here
+                process.send_signal(signal.SIGTERM)
             code = process.wait()
             self.running.discard(process)
         minutes = (time.monotonic() - started) / 60
@@ -149,6 +155,9 @@ def main() -> int:
         for name, entry in NETS.items()
         if options.only is None or {name, entry.experiment} & set(options.only)
     ]
+    if options.overlay:
+        # Other data bring a length of their own.
+        chosen = [name for name in chosen if not set(LONGER) & set(NETS[name].options)]
     queue = Queue(options.runs_dir or runs_folder(options.overlay), options.overlay)
     for request in (signal.SIGINT, signal.SIGTERM):
         signal.signal(request, queue.stop)

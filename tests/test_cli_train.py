@@ -252,8 +252,18 @@ def test_weights_of_another_number_of_classes_name_the_option(
 ) -> None:
     file = str(trained[0] / "checkpoints" / "best.ckpt")
     said = refuse("--weights", file, "--model.num_classes", "12")
-    assert "skip_classifier=True" in said
+    assert "--skip_classifier true loads everything else" in said
+    assert "or create it with --model.num_classes 10." in said
     assert "fc.weight" in said
+
+
+def test_an_untrained_classifier_is_not_measured(
+    config: str, trained: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(trained[0] / "checkpoints" / "best.ckpt")
+    options = ["--config", config, "--weights", file, "--skip_classifier", "true"]
+    assert main(["validate", *options]) == 2
+    assert "leaves the last layer untrained, and validate would measure" in capsys.readouterr().err
 
 
 def test_skipping_the_classifier_needs_weights(refuse: Refuse) -> None:

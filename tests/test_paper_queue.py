@@ -132,14 +132,25 @@ def test_a_queue_that_is_stopped_goes_on_from_its_checkpoints(tmp_path: Path) ->
     assert "--ckpt_path=auto" in words
 
 
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+    killed = tmp_path / "runs" / "plain20-s0"
+    killed.mkdir(parents=True)
+    # `resscale fit` alone would refuse the directory: it holds a run.
+    (killed / "summary.json").write_text('{"status": "running"}')
+    queue = work_off(tmp_path)
+    _, complaints = queue.communicate(timeout=300)
+    assert queue.returncode == 0, complaints
+    assert summaries(tmp_path)["plain20-s0"]["status"] == "done"
+
+
 def test_a_net_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     blocked = tmp_path / "runs" / "plain20-s0"
-    blocked.mkdir(parents=True)
-    # A run without a checkpoint is in the way: `resscale fit` refuses the directory.
-    (blocked / "summary.json").write_text('{"status": "failed"}')
+    (blocked / "checkpoints").mkdir(parents=True)
+    (blocked / "checkpoints" / "torn.ckpt").write_text("torn")
+    (blocked / "metrics.csv").mkdir()  # where a file has to be written
     queue = work_off(tmp_path)
     _, complaints = queue.communicate(timeout=300)
     assert queue.returncode == 1
-    assert "plain20-s0 left with 2, see" in complaints
-    assert "holds a run already" in (blocked / "fit.log").read_text()
+    assert "plain20-s0 left with 1, see" in complaints
+    assert "metrics.csv" in (blocked / "fit.log").read_text()
     assert summaries(tmp_path)["resnet20-s0"]["status"] == "done"

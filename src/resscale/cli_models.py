@@ -52,12 +52,10 @@ def run_models(argv: list[str]) -> int:
 
 
 def _row(name: str, variant: Variant) -> str:
-    import torch
+    from resscale.models import count_macs
+    from resscale.models.meta import create_on_meta
 
-    from resscale.models import count_macs, create_model
-
-    with torch.device("meta"):
-        net = create_model(name, num_classes=10 if variant.image_size == _CIFAR_SIZE else 1000)
+    net = create_on_meta(name, num_classes=10 if variant.image_size == _CIFAR_SIZE else 1000)
     parameters = sum(p.numel() for p in net.parameters())
     macs = count_macs(net, variant.image_size) / 1e9
     return _ROW.format(

@@ -12,7 +12,7 @@ from resscale.data.datamodule import ShardDataModule
 from resscale.errors import UserInputError
 from resscale.models import load_weights
 from resscale.report.layer_responses import layer_responses, write_responses
-from resscale.training.checkpoint import find_newest_valid
+from resscale.training.checkpoint import find_newest_valid, load_checkpoint
 from resscale.training.classifier import ImageClassifier
 from resscale.training.rundir import RunDir
 
@@ -44,7 +44,8 @@ def measure_responses(run: Path, num_images: int = NUM_IMAGES) -> Path:
     images = _validation_images(built.data, num_images)
     with torch.no_grad():
         batches = [model.prepare(batch) for batch in torch.split(images, 100)]
-    return write_responses(layer_responses(model.model, batches), run, len(images))
+    step = int(load_checkpoint(checkpoint)["global_step"])
+    return write_responses(layer_responses(model.model, batches), run, len(images), step)
 
 
 def _validation_images(data: ShardDataModule, count: int) -> torch.Tensor:

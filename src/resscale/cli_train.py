@@ -37,6 +37,13 @@ _SPLITS: dict[Stage, tuple[str, ...]] = {
     "predict": ("predict",),
 }
 
+# Arguments that `load_weights` advises -> what a user of the command line types.
+_AS_OPTIONS = {
+    "skip_classifier=True": "--skip_classifier true",
+    "num_classes=": "--model.num_classes ",
+    "in_channels=": "--data.channels ",
+}
+
 
 def run_fit(argv: Sequence[str]) -> int:
     """Train; return the exit code."""
@@ -251,9 +258,17 @@ class Session:
                     "--skip_classifier=true says how to read --weights: name a file or URL there."
                 )
             return None
-        return load_weights(
-            self.model.model, config.weights, skip_classifier=config.skip_classifier
-        )
+        if config.skip_classifier and self.stage != "fit":
+            raise UserInputError(
+                f"--skip_classifier=true leaves the last layer untrained, and {self.stage} would "
+                f"measure that: leave it out, or train first with `resscale fit`."
+            )
+        try:
+            return load_weights(
+                self.model.model, config.weights, skip_classifier=config.skip_classifier
+            )
+        except UserInputError as error:
+            raise UserInputError(_as_options(str(error))) from error
 
     def _wants(self, split: str) -> bool:
         return self.stage != "fit" or self.config.data[split] is not None
@@ -306,6 +321,13 @@ class Session:
         if not path.is_file():
             raise UserInputError(f"--ckpt_path {path}: there is no such file.")
         return path
+
+
+def _as_options(message: str) -> str:
+    """Return a message whose remedies are options of the command line."""
+    for argument, option in _AS_OPTIONS.items():
+        message = message.replace(argument, option)
+    return message
 
 
 def quiet_third_parties() -> None:

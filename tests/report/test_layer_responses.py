@@ -77,7 +77,7 @@ def test_no_images_are_an_error() -> None:
 
 
 def test_responses_are_written_where_the_report_finds_them(tmp_path: Path) -> None:
-    path = write_responses([LayerResponse("conv1", 0.5)], tmp_path, num_images=7)
+    path = write_responses([LayerResponse("conv1", 0.5)], tmp_path, num_images=7, global_step=9)
     assert path == tmp_path / "layer_responses.json"
     written = json.loads(path.read_text())
-    assert written == {"num_images": 7, "layers": [{"name": "conv1", "std": 0.5}]}
+    assert written == {"num_images": 7, "global_step": 9, "layers": [{"name": "conv1", "std": 0.5}]}

@@ -13,15 +13,28 @@ from resscale.report.response_figure import draw_responses, mean_responses, read
 MakeRun = Callable[..., Path]
 
 
-def respond(run: Path, *stds: float) -> Path:
+def respond(run: Path, *stds: float, global_step: int | None = None) -> Path:
     """Write what a run has measured."""
     layers = [{"name": f"conv{i}", "std": std} for i, std in enumerate(stds)]
-    (run / "layer_responses.json").write_text(json.dumps({"num_images": 4, "layers": layers}))
+    facts = {"num_images": 4, "global_step": global_step, "layers": layers}
+    (run / "layer_responses.json").write_text(json.dumps(facts))
     return run
 
 
 def test_what_a_run_has_measured_is_read_in_the_nets_order(make_run: MakeRun) -> None:
-    assert read_responses(respond(make_run(), 0.5, 2.0, 1.0)) == [0.5, 2.0, 1.0]
+    assert read_responses(load_run(respond(make_run(), 0.5, 2.0, 1.0))) == [0.5, 2.0, 1.0]
+
+
+# At its end the run was at step 30; while it was under way, any step is the newest it had.
+@pytest.mark.parametrize(
+    ("status", "step", "found"),
+    [("done", 30, [1.0]), ("done", 20, []), ("preempted", 20, [1.0])],
+)
+def test_responses_from_before_the_runs_end_are_not_shown_for_a_finished_run(
+    make_run: MakeRun, status: str, step: int, found: list[float]
+) -> None:
+    run = make_run(summary={"status": status, "global_step": 30})
+    assert read_responses(load_run(respond(run, 1.0, global_step=step))) == found
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"layers": [{"name": "conv1"}]}'])
@@ -29,7 +42,7 @@ def test_a_run_without_a_whole_file_has_none(make_run: MakeRun, text: str | None
     run = make_run()
     if text is not None:
         (run / "layer_responses.json").write_text(text)
-    assert read_responses(run) == []
+    assert read_responses(load_run(run)) == []
 
 
 def test_a_group_shows_the_mean_over_the_runs_that_have_measured(make_run: MakeRun) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from resscale.errors import UserInputError
 from resscale.training.schedule import ScheduleConfig, lr_at
 
 
@@ -61,6 +62,17 @@ def test_step_counts_its_drops_from_the_start_of_training_warm_up_included() -> 
 def test_step_drops_at_the_epochs_that_are_named(epoch: float, expected: float) -> None:
     config = ScheduleConfig("step", step_epochs=1, step_at_epochs=(5, 8))
     assert rate(round(epoch * 10), config) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("at", [(8, 5), (5, 5), (-1,), (float("nan"),), (float("inf"),)])
+def test_epochs_of_drops_that_do_not_rise_are_refused(at: tuple[float, ...]) -> None:
+    with pytest.raises(UserInputError, match="must be epochs from 0 on, each later than the one"):
+        ScheduleConfig("step", step_at_epochs=at)
+
+
+def test_epochs_of_drops_are_refused_for_other_schedules() -> None:
+    with pytest.raises(UserInputError, match=r"\[5\] is for the schedule 'step', and .* 'cosine'"):
+        ScheduleConfig("cosine", step_at_epochs=(5,))
 
 
 def test_constant_stays_behind_its_warm_up() -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from resscale.errors import UserInputError
 
@@ -19,7 +16,6 @@ CLASSIFIERS = ("fc", "head.fc")
 _COUNTER = "num_batches_tracked"
 _SHOWN = 3
 _DEPTH_SLACK = 5
-_INITIALIZERS = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)
 _LEADING_WRAPPERS = ("module", "model")  # DataParallel, DDP, AveragedModel; LightningModule
 _WRAPPERS = ("_orig_mod", "_forward_module")  # torch.compile, DeepSpeed; at any depth
 Shapes = Mapping[str, tuple[int, ...]]
@@ -155,15 +151,15 @@ def _other_net(file: Shapes) -> list[str]:
     The classifier, the input channels and BatchNorm's counters do not count. Nets are built on the
     meta device, without memory for their weights.
     """
-    from resscale.models.variants import create_model, list_models
+    from resscale.models.meta import create_on_meta
+    from resscale.models.variants import list_models
 
     # The largest number in a name is the depth, with or without projections and deep stems.
     depth = _count_layers(file)
     near = [name for name in list_models() if abs(_largest_number(name) - depth) <= _DEPTH_SLACK]
     found = []
     for name in near:
-        with torch.device("meta"), _WithoutValues():
-            state = create_model(name).state_dict()
+        state = create_on_meta(name).state_dict()
         if _same_layers({key: tuple(value.shape) for key, value in state.items()}, file):
             found.append(name)
     return found
@@ -171,19 +167,6 @@ def _other_net(file: Shapes) -> list[str]:
 
 def _largest_number(name: str) -> int:
     return max(map(int, re.findall(r"\d+", name)), default=0)
-
-
-class _WithoutValues(TorchFunctionMode):
-    """Leaves initial values out: on the meta device they say nothing and cost seconds."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        return args[0] if func in _INITIALIZERS else func(*args, **(kwargs or {}))
 
 
 def _count_layers(shapes: Shapes) -> int:

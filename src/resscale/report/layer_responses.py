@@ -70,10 +70,23 @@ def layer_responses(net: nn.Module, batches: Iterable[Tensor]) -> list[LayerResp
     return [LayerResponse(name, _std(*total.tolist())) for name, total in sums.items()]
 
 
-def write_responses(responses: Iterable[LayerResponse], run: Path, num_images: int) -> Path:
-    """Write them into a run directory, where `resscale report` looks for them."""
+def write_responses(
+    responses: Iterable[LayerResponse], run: Path, num_images: int, global_step: int
+) -> Path:
+    """Write them into a run directory, where `resscale report` looks for them.
+
+    Args:
+        responses: by layer.
+        run: the run directory.
+        num_images: that they were measured on.
+        global_step: optimizer steps behind the weights.
+    """
     path = run / RESPONSES_FILE
-    facts = {"num_images": num_images, "layers": [asdict(response) for response in responses]}
+    facts = {
+        "num_images": num_images,
+        "global_step": global_step,
+        "layers": [asdict(response) for response in responses],
+    }
     path.write_text(json.dumps(facts, indent=1) + "\n")
     return path
 

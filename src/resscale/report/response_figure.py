@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from resscale.errors import DataFormatError
 from resscale.report.curves import Picture, colours, legend_name
 from resscale.report.groups import Group
+from resscale.report.runs import Run
 
 RESPONSES_FILE = "layer_responses.json"
 _WIDTH_IN, _HEIGHT_IN = 6.4, 5.4
 
 
-def read_responses(run: Path) -> list[float]:
-    """Return the standard deviations that a run has measured, by layer; empty where it has none."""
+def read_responses(run: Run) -> list[float]:
+    """Return the standard deviations that a run has measured, by layer.
+
+    Empty where it has measured none, or has trained on to its end since.
+    """
     try:
-        facts = json.loads((run / RESPONSES_FILE).read_text())
+        facts = json.loads((run.path / RESPONSES_FILE).read_text())
+        if run.is_done and facts["global_step"] != run.summary.get("global_step"):
+            return []
         return [float(layer["std"]) for layer in facts["layers"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
@@ -72,7 +77,7 @@ def mean_responses(group: Group) -> list[float]:
     Raises:
         DataFormatError: two runs have measured different numbers of layers.
     """
-    measured = {run.path: stds for run in group.runs if (stds := read_responses(run.path))}
+    measured = {run.path: stds for run in group.runs if (stds := read_responses(run))}
     counts = {len(stds): path for path, stds in measured.items()}
     if len(counts) > 1:
         (few, one), (many, other) = sorted(counts.items())[:2]

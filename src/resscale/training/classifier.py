@@ -84,6 +84,7 @@ class ImageClassifier(LightningModule):
         self.pixel_scale: Tensor
         self.pixel_shift: Tensor
         self._evaluation: Evaluation | None = None
+        self._num_macs: dict[int, int] = {}
         # Sums over the micro-batches since the last take: loss × n, correct, n.
         self._sums: Tensor | None = None
 
@@ -109,7 +110,10 @@ class ImageClassifier(LightningModule):
         """
         if not isinstance(self.model, ResNet):
             return None
-        return count_macs(self.model, image_size, self.in_channels)
+        # Counting takes seconds for a net of a thousand layers, and several ask.
+        if image_size not in self._num_macs:
+            self._num_macs[image_size] = count_macs(self.model, image_size, self.in_channels)
+        return self._num_macs[image_size]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, num_classes) of prepared images (N, C, H, W)."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
+
+from resscale.errors import UserInputError
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,19 @@ class ScheduleConfig:
     step_epochs: float = 30.0
     gamma: float = 0.1
     step_at_epochs: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        at = list(self.step_at_epochs)
+        if not all(0 <= first < second for first, second in pairwise([*at, math.inf])):
+            raise UserInputError(
+                f"model.schedule.step_at_epochs={at} must be epochs from 0 on, each later than the "
+                f"one before."
+            )
+        if at and self.name != "step":
+            raise UserInputError(
+                f"model.schedule.step_at_epochs={at} is for the schedule 'step', and "
+                f"model.schedule.name is {self.name!r}: set the name to step, or leave it out."
+            )
 
 
 def lr_at(
