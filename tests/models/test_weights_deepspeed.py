@@ -136,6 +136,15 @@ def test_stage_3_without_any_share_has_no_weights(checkpoints: Path) -> None:
         read_deepspeed(checkpoints / "zero3")
 
 
+def test_a_rank_of_an_absurd_number_does_not_hang(checkpoints: Path) -> None:
+    folder = checkpoints / "zero3" / "step2"
+    name = "zero_pp_rank_{}_mp_rank_00_model_states.pt"
+    (folder / name.format(1)).rename(folder / name.format(10**15))
+
+    with pytest.raises(DataFormatError, match="lacks a file of rank 1,"):
+        read_deepspeed(checkpoints / "zero3")
+
+
 def test_a_missing_model_file_of_stage_3_is_said(checkpoints: Path) -> None:
     folder = checkpoints / "zero3" / "step2"
     (folder / "zero_pp_rank_0_mp_rank_00_model_states.pt").unlink()
