@@ -7,7 +7,7 @@ Shapes: B batch, C channels in, D channels out, H x W pixels in, s stride. A blo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from torch import Tensor, nn
 
@@ -102,21 +102,17 @@ class Bottleneck(nn.Module):
         super().__init__()
         out_channels = planes * self.expansion
         width = inner_width(planes, options)
+        layers = bottleneck_layers(in_channels, width, out_channels, stride, options)
         norm = options.norm
-        conv_stride, pool = split_stride(width, stride, options)
-        on_1x1 = options.stride_on == "1x1"
-        self.conv1 = make_conv(in_channels, width, 1, conv_stride if on_1x1 else 1, norm=norm)
+        self.conv1 = layers.conv1
         self.bn1 = make_norm(width, norm)
-        self.conv2 = make_conv(
-            width, width, 3, 1 if on_1x1 else conv_stride, groups=options.groups, norm=norm
-        )
+        self.conv2 = layers.conv2
         self.bn2 = make_norm(width, norm)
-        self.conv3 = make_conv(width, out_channels, 1, norm=norm)
+        self.conv3 = layers.conv3
         self.bn3 = make_norm(out_channels, norm)
         self.se = make_se(out_channels, options.se)
         self.relu = nn.ReLU(inplace=True)
-        self.pool1 = pool if on_1x1 else nn.Identity()
-        self.pool2 = nn.Identity() if on_1x1 else pool
+        self.pool1, self.pool2 = layers.pool1, layers.pool2
         self.drop_path = DropPath(drop_path)
         self.downsample = make_shortcut(options, in_channels, out_channels, stride)
 
@@ -133,6 +129,35 @@ class Bottleneck(nn.Module):
             out = self.drop_path(out) + self.downsample(x)
         out = self.relu(out)
         return out
+
+
+class BottleneckLayers(NamedTuple):
+    """What a bottleneck of either order is made of, norms apart."""
+
+    conv1: nn.Conv2d
+    conv2: nn.Conv2d
+    conv3: nn.Conv2d
+    pool1: nn.Module
+    """Subsamples behind the first ReLU after `conv1`, where that strides by a blur."""
+    pool2: nn.Module
+    """The same behind `conv2`."""
+
+
+def bottleneck_layers(
+    in_channels: int, width: int, out_channels: int, stride: int, options: ResNetOptions
+) -> BottleneckLayers:
+    """Return the 1x1, 3x3 and 1x1 convolutions, strided where `options.stride_on` says."""
+    norm = options.norm
+    conv_stride, pool = split_stride(width, stride, options)
+    on_1x1 = options.stride_on == "1x1"
+    first, second = (conv_stride, 1) if on_1x1 else (1, conv_stride)
+    return BottleneckLayers(
+        make_conv(in_channels, width, 1, first, norm=norm),
+        make_conv(width, width, 3, second, groups=options.groups, norm=norm),
+        make_conv(width, out_channels, 1, norm=norm),
+        pool if on_1x1 else nn.Identity(),
+        nn.Identity() if on_1x1 else pool,
+    )
 
 
 def split_stride(channels: int, stride: int, options: ResNetOptions) -> tuple[int, nn.Module]:

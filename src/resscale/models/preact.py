@@ -14,6 +14,7 @@ from typing import Final
 from torch import Tensor, nn
 
 from resscale.models.blocks import (
+    bottleneck_layers,
     check_basic,
     inner_width,
     make_se,
@@ -104,22 +105,18 @@ class PreActBottleneck(nn.Module):
         out_channels = planes * self.expansion
         width = inner_width(planes, options)
         norm = options.norm
-        conv_stride, pool = split_stride(width, stride, options)
-        on_1x1 = options.stride_on == "1x1"
         self.downsample = make_shortcut(options, in_channels, out_channels, stride)
         self.projects = has_weights(self.downsample)
+        layers = bottleneck_layers(in_channels, width, out_channels, stride, options)
         self.norm1 = make_norm(in_channels, norm)
-        self.conv1 = make_conv(in_channels, width, 1, conv_stride if on_1x1 else 1, norm=norm)
+        self.conv1 = layers.conv1
         self.norm2 = make_norm(width, norm)
-        self.conv2 = make_conv(
-            width, width, 3, 1 if on_1x1 else conv_stride, groups=options.groups, norm=norm
-        )
+        self.conv2 = layers.conv2
         self.norm3 = make_norm(width, norm)
-        self.conv3 = make_conv(width, out_channels, 1, norm=norm)
+        self.conv3 = layers.conv3
         self.se = make_se(out_channels, options.se)
         self.relu = make_relu(options)
-        self.pool1 = pool if on_1x1 else nn.Identity()
-        self.pool2 = nn.Identity() if on_1x1 else pool
+        self.pool1, self.pool2 = layers.pool1, layers.pool2
         self.drop_path = DropPath(drop_path)
 
     def zero_branch(self) -> None:
