@@ -24,11 +24,12 @@ from resscale.training.checkpoint import (
     find_newest_valid,
     load_checkpoint,
 )
+from resscale.training.launcher import RankLauncher
 from resscale.training.monitor import Monitor
 from resscale.training.predictions import PredictionWriter
 from resscale.training.rundir import RunDir
 from resscale.training.runid import choose_run_dir, config_digest, refuse_used
-from resscale.training.strategy import RankLauncher, register_strategies
+from resscale.training.strategy import register_strategies
 
 _SPLITS: dict[Stage, tuple[str, ...]] = {
     "fit": ("train", "val"),
