@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from resscale import create_model
+from resscale.errors import UserInputError
+from resscale.training.lars import Lars
 from resscale.training.optim import OptimizerConfig, build_optimizer, parameter_groups
 
 
@@ -98,3 +100,53 @@ def test_two_steps_move_a_weight_as_nesterov_momentum_with_decay_says() -> None:
     # g = 1 + 0.2·1 = 1.2, v = 1.2, w = 1 - 0.1·(1.2 + 0.5·1.2) = 0.82
     # g = 1 + 0.2·0.82 = 1.164, v = 0.6 + 1.164 = 1.764, w = 0.82 - 0.1·(1.164 + 0.882) = 0.6154
     assert layer.weight.item() == pytest.approx(0.6154)
+
+
+def test_lars_adapts_weights_and_spares_norms_and_biases() -> None:
+    config = OptimizerConfig(name="lars", lr=2.0, weight_decay=0.5, trust_coefficient=0.02, eps=0.1)
+    optimizer = build_optimizer(Odd(), config, 512)
+    assert type(optimizer) is Lars
+    weights, rest = optimizer.param_groups
+    assert [p.numel() for p in weights["params"]] == [12]  # the convolution's
+    assert sum(p.numel() for p in rest["params"]) == 4 + 3 * 8  # its biases and 3 norms
+    assert (weights["adapt"], rest["adapt"]) == (True, False)
+    assert (weights["weight_decay"], rest["weight_decay"]) == (0.5, 0.0)
+    for group in (weights, rest):
+        assert group["lr"] == pytest.approx(4.0)  # 2 · 512/256
+        assert (group["momentum"], group["nesterov"]) == (0.9, True)
+        assert (group["trust_coefficient"], group["eps"]) == (0.02, 0.1)
+
+
+def test_norms_that_decay_under_lars_are_still_not_adapted() -> None:
+    config = OptimizerConfig(name="lars", weight_decay=0.5, decay_norm_and_bias=True)
+    groups = build_optimizer(Odd(), config, 256).param_groups
+    assert [(group["weight_decay"], group["adapt"]) for group in groups] == [
+        (0.5, True),
+        (0.5, False),
+    ]
+
+
+def test_parameters_that_all_decay_keep_the_modules_order() -> None:
+    # Checkpoints number the optimizer's state by it.
+    model = create_model("resnet20_cifar", 10)
+    (group,) = parameter_groups(model, 1e-4, True)
+    assert list(map(id, group["params"])) == list(map(id, model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"name": "larz"}, "name=larz must be one of sgd, lars. Did you mean 'lars'?"),
+        ({"lr": -1.0}, "lr=-1.0 must not be below 0."),
+        ({"eps": -1e-8}, "eps=-1e-08 must not be below 0."),
+        ({"trust_coefficient": 0.0}, "trust_coefficient=0.0 must be above 0: it scales the rate"),
+        ({"momentum": 0.0}, "nesterov=true needs momentum above 0; set nesterov to false."),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_impossible_number_is_refused_with_the_rule(
+    options: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UserInputError) as refused:
+        OptimizerConfig(**options)
+    assert f"model.optimizer.{said}" in str(refused.value)
