@@ -59,8 +59,8 @@ class ImageClassifier(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        mean = mean or _channels_of(IMAGENET_MEAN, in_channels)
-        std = std or _channels_of(IMAGENET_STD, in_channels)
+        mean = mean or channels_of(IMAGENET_MEAN, in_channels)
+        std = std or channels_of(IMAGENET_STD, in_channels)
         _check_arguments(in_channels, mean, std, label_smoothing)
         if isinstance(model, str):
             model = create_model(model, num_classes, in_channels, **(model_options or {}))
@@ -220,7 +220,13 @@ class ImageClassifier(LightningModule):
         )
 
 
-def _channels_of(values: tuple[float, ...], in_channels: int) -> tuple[float, ...]:
+def channels_of(values: tuple[float, ...], in_channels: int) -> tuple[float, ...]:
+    """Return per-channel values for `in_channels`: as they are, or for another number their mean.
+
+    Args:
+        values: a mean or deviation per channel, such as `IMAGENET_MEAN`.
+        in_channels: image channels.
+    """
     return values if in_channels == len(values) else (sum(values) / len(values),)
 
 
