@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any, Literal
 
 import jsonargparse
@@ -16,10 +17,21 @@ from resscale.data.datamodule import ShardDataModule
 from resscale.errors import UserInputError
 from resscale.training.checkpoint import AtomicCheckpointIO, Checkpointer
 from resscale.training.classifier import ImageClassifier
+from resscale.training.ema import WeightAverage
+from resscale.training.ema_decay import EmaConfig
+from resscale.training.guard import NonFiniteGuard
+from resscale.training.monitor import Monitor
+from resscale.training.precision import build_precision, precision_name
 from resscale.training.preempt import Preemption
 from resscale.training.progress import ProgressDisplay
 from resscale.training.recorder import MetricsTable, Recorder, SampleLog
 from resscale.training.rundir import RunDir
+from resscale.training.strategy import (
+    check_legal,
+    choose_strategy,
+    device_type,
+    uses_deepspeed,
+)
 
 if TYPE_CHECKING:
     from resscale.cli_train import Session
@@ -84,7 +96,17 @@ class TrainCli(LightningCLI):
             parser.add_argument("--output", type=str, default="predictions.csv", help="File.")
         else:
             parser.add_argument("--output", type=str | None, default=None, help="For predict.")
+        if self.stage != "fit":
+            parser.add_argument(
+                "--use_ema",
+                type=bool,
+                default=False,
+                help="Take the checkpoint's averaged weights (ema.decay) in place of its weights.",
+            )
         parser.add_lightning_class_args(Checkpointer, "checkpoint")
+        parser.add_lightning_class_args(Monitor, "monitor")
+        parser.add_class_arguments(NonFiniteGuard, "guard")
+        parser.add_class_arguments(EmaConfig, "ema")
         parser.link_arguments("data.global_batch_size", "model.global_batch_size")
         parser.link_arguments("data.channels", "model.in_channels")
         # One seed names the initial weights, the order, the augmentation and the noise.
@@ -123,17 +145,23 @@ class TrainCli(LightningCLI):
         trainer_config["num_sanity_val_steps"] = 0
         trainer_config["default_root_dir"] = str(session.run.path)
         own = list(trainer_config["callbacks"] or [])
-        monitor = session.monitor
-        callbacks = [*own]
+        monitor: Monitor = self.config_init.monitor
+        monitor.guard = self.config_init.guard
+        # The monitor is first: what the others do then counts as a step's time.
+        callbacks = [monitor, *own] if fitting else [*own]
         if fitting:
-            callbacks += [monitor, Recorder(monitor, session.command, session.ckpt_path)]
+            callbacks += [Recorder(monitor, session.command, session.ckpt_path)]
             callbacks += [ProgressDisplay(monitor)]
             callbacks += [SampleLog()] if self.config.data.log_sample_ids else []
+            ema: EmaConfig = self.config_init.ema
+            callbacks += [WeightAverage(ema)] if ema.decay is not None else []
             callbacks += [checkpointer, Preemption(checkpointer)]
         trainer_config["callbacks"] = callbacks
+        _choose_strategy(trainer_config)
         trainer_config["enable_checkpointing"] = fitting
         trainer_config["plugins"] = [
             *_as_list(trainer_config.get("plugins")),
+            *_as_list(trainer_config.pop("precision_plugin")),
             AtomicCheckpointIO(),
         ]
         if fitting and trainer_config["logger"] in (None, True):
@@ -145,6 +173,21 @@ class TrainCli(LightningCLI):
             return Trainer(**trainer_config)
         except (MisconfigurationException, ValueError, RuntimeError) as error:
             raise UserInputError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _choose_strategy(trainer_config: dict[str, Any]) -> None:
+    """Replace the names of strategy and precision by ours, or refuse them."""
+    device = device_type(str(trainer_config["accelerator"]))
+    if device == "cpu":
+        # DeepSpeed looks for GPUs when it is imported.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    strategy = choose_strategy(trainer_config["strategy"])
+    check_legal(strategy, device, trainer_config)
+    precision = precision_name(trainer_config["precision"])
+    trainer_config["strategy"], trainer_config["precision"] = strategy, None
+    trainer_config["precision_plugin"] = build_precision(
+        precision, device, deepspeed=uses_deepspeed(strategy)
+    )
 
 
 def with_saved_config(stage: Stage, argv: list[str]) -> list[str]:

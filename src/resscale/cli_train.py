@@ -24,8 +24,9 @@ from resscale.training.checkpoint import (
     find_newest_valid,
     load_checkpoint,
 )
+from resscale.training.ema_checkpoint import explain_average, load_averaged
+from resscale.training.ema_decay import EmaConfig
 from resscale.training.launcher import RankLauncher
-from resscale.training.monitor import Monitor
 from resscale.training.predictions import PredictionWriter
 from resscale.training.rundir import RunDir
 from resscale.training.runid import choose_run_dir, config_digest, refuse_used
@@ -182,6 +183,8 @@ class Session:
         if self.loaded:
             skipped = f", without {', '.join(self.loaded.skipped)}" if self.loaded.skipped else ""
             print(f"weights: {self.loaded.num_tensors} tensors of {self.loaded.source}{skipped}")
+        if self.average:
+            print(self.average)
         sys.stdout.flush()
 
     def summarise(self, status: str) -> None:
@@ -230,7 +233,6 @@ class Session:
         self.ckpt_path = self._choose_checkpoint()
         if self.config.num_threads is not None:
             torch.set_num_threads(self.config.num_threads)
-        self.monitor = Monitor()
         cli.build(self)
         self.trainer, self.model, self.data = cli.trainer, cli.model, cli.datamodule
         self.trainer.resscale_config = plain  # type: ignore[attr-defined]
@@ -239,12 +241,17 @@ class Session:
         for crop in (self.data.train_crop, self.data.eval_crop):
             self.model.check_image_size(crop.size)
         self.loaded = self._load_weights()
+        checkpoint = None
         if self.ckpt_path is not None:
             checkpoint = load_checkpoint(self.ckpt_path)
             if self.stage == "fit":
                 # Before anything of the run is touched: a refused resume must leave it as it was.
                 check_resumable(checkpoint, self.data)
+        if self.stage != "fit" and self.config.use_ema:
+            self.loaded = load_averaged(self.model.model, checkpoint, str(self.ckpt_path))
+            self.ckpt_path = None  # all is loaded
         if self.stage == "fit":
+            self.average = explain_average(EmaConfig(**self.config.ema), checkpoint)
             if self.launch.is_first:
                 self.run.path.mkdir(parents=True, exist_ok=True)
                 self.run.config.write_text(yaml.safe_dump(plain, sort_keys=False))
@@ -335,6 +342,7 @@ def quiet_third_parties() -> None:
     """Keep Lightning's advertisements and advice out of the user's way; warnings stay."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.strategies.deepspeed").setLevel(logging.WARNING)
     for name in ("lightning.fabric.utilities.seed", "lightning.fabric.utilities.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # A checkpoint is evaluated without the callbacks that wrote it.
@@ -343,6 +351,9 @@ def quiet_third_parties() -> None:
     warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
     # torch 2.13 deprecates what Lightning 2.6 still calls.
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated")
+    # torch 2.13 deprecates what DeepSpeed 0.19 still calls.
+    warnings.filterwarnings("ignore", ".*all_gather_into_tensor.*is deprecated")
+    warnings.filterwarnings("ignore", ".*reduce_scatter_tensor.*is deprecated")
     # Our loader reads in processes of its own and says how many.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")

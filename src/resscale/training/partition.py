@@ -40,7 +40,7 @@ def gather_part(part: Tensor, parameter: nn.Parameter) -> Tensor:
         return part
     ranks = distributed.get_world_size()
     flat = part.new_empty(ranks * part.numel())
-    distributed.all_gather_into_tensor(flat, part.contiguous())
+    distributed.all_gather(list(flat.chunk(ranks)), part.contiguous())
     shape = full_shape(parameter)
     return flat[: shape.numel()].view(shape)
 

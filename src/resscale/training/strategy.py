@@ -1,29 +1,68 @@
-"""Distributed strategies: Lightning's, with ranks whose exit codes all count."""
+"""Strategies by name: single device, DDP, DeepSpeed ZeRO; the illegal is refused with the reason.
+
+DDP is the default, and the right one for this family: docs/distributed.md has the arithmetic.
+"""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
-from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+import torch
+from lightning.pytorch.strategies import DDPStrategy, Strategy, StrategyRegistry
+from torch import distributed
+from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel as TorchDDP
 
+from resscale.errors import UserInputError, nearest
 from resscale.training.launcher import RankLauncher
+from resscale.training.zero import ZeRO
+
+STRATEGIES = ("auto", "ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3")
+Compression = Literal["bf16", "fp16"]
+
+# What users of Lightning are used to write.
+_OTHER_NAMES = {
+    "deepspeed": "deepspeed_2",
+    "deepspeed_stage_1": "deepspeed_1",
+    "deepspeed_stage_2": "deepspeed_2",
+    "deepspeed_stage_3": "deepspeed_3",
+}
 
 
 class DistributedDataParallel(DDPStrategy):
     """DDP whose ranks keep BatchNorm buffers of their own until they are averaged.
 
     Args:
-        kwargs: options of Lightning's DDPStrategy.
+        static_graph: the same layers take part in every step, so that DDP can skip its search for
+            unused ones; legal for the whole family, stochastic depth included (it multiplies by 0).
+        gradient_compression: reduce gradients in "bf16" or "fp16", half the bytes; None: float32.
+        kwargs: options of Lightning's DDPStrategy, and so of torch's DistributedDataParallel.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        static_graph: bool = False,
+        gradient_compression: Compression | None = None,
+        **kwargs: Any,
+    ) -> None:
         # Broadcasting rank 0's buffers at each forward costs a collective a step and throws the
         # other ranks' statistics away; `average_batchnorm_statistics` keeps them all.
         kwargs.setdefault(_buffers_option(), False)
+        # Gradients then live in the buckets that are reduced: a copy of them less.
         kwargs.setdefault("gradient_as_bucket_view", True)
-        super().__init__(**kwargs)
+        super().__init__(static_graph=static_graph, **kwargs)
+        self.gradient_compression = gradient_compression
+
+    def configure_ddp(self) -> None:
+        """Wrap the module; compress its gradients where asked."""
+        super().configure_ddp()
+        if self.gradient_compression is not None:
+            dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[self.gradient_compression]
+            assert isinstance(self.model, TorchDDP)
+            # Lightning's option for hooks does nothing on a CPU, and torch's bf16 hook refuses it.
+            self.model.register_comm_hook(None, _compressing(dtype))
 
     def _configure_launcher(self) -> None:
         assert self.cluster_environment is not None
@@ -31,10 +70,93 @@ class DistributedDataParallel(DDPStrategy):
 
 
 def register_strategies() -> None:
-    """Make `strategy: ddp` (and `auto` on several devices) mean ours."""
+    """Make the names of `STRATEGIES` mean ours (`auto` on several devices is `ddp`)."""
     StrategyRegistry.register(
         "ddp", DistributedDataParallel, "DDP with ranks whose exit codes count", override=True
     )
+    for stage in (1, 2, 3):
+        StrategyRegistry.register(
+            f"deepspeed_{stage}", ZeRO, f"DeepSpeed ZeRO stage {stage}", override=True, stage=stage
+        )
+
+
+def choose_strategy(value: str | Strategy) -> str | Strategy:
+    """Return what the trainer is given for the user's `trainer.strategy`.
+
+    Raises:
+        UserInputError: a name that is not one of `STRATEGIES`.
+    """
+    if isinstance(value, Strategy):
+        return value
+    name = _OTHER_NAMES.get(value, value)
+    if name not in STRATEGIES:
+        raise UserInputError(
+            f"trainer.strategy={value} is not one of {', '.join(STRATEGIES)}, nor the class_path "
+            f"of a strategy.{nearest(value, STRATEGIES)}"
+        )
+    return name
+
+
+def uses_deepspeed(strategy: str | Strategy) -> bool:
+    """Tell whether a strategy, or the name of one, is DeepSpeed's."""
+    if isinstance(strategy, str):
+        return strategy.startswith("deepspeed")
+    return isinstance(strategy, ZeRO)
+
+
+def check_legal(strategy: str | Strategy, device: str, trainer_config: Mapping[str, Any]) -> None:
+    """Refuse what a strategy cannot do, before a process or a GPU is taken.
+
+    Args:
+        strategy: of `choose_strategy`.
+        device: "cuda", "mps" or "cpu".
+        trainer_config: the trainer's options.
+
+    Raises:
+        UserInputError: an option that would be ignored, or would fail in mid-run.
+    """
+    if trainer_config.get("sync_batchnorm") and device != "cuda":
+        raise UserInputError(
+            f"trainer.sync_batchnorm=true needs GPUs (torch has no SyncBatchNorm for {device}): "
+            f"leave it out, and choose data.micro_batch_size as large as the statistics need."
+        )
+    by_value = trainer_config.get("gradient_clip_algorithm") == "value"
+    if uses_deepspeed(strategy) and by_value:
+        raise UserInputError(
+            "trainer.gradient_clip_algorithm=value is not possible under DeepSpeed, whose ranks "
+            "hold shares of the gradients: use norm, or trainer.strategy=ddp."
+        )
+
+
+def device_type(accelerator: str) -> str:
+    """Return the torch device type of `trainer.accelerator`: "cuda", "mps" or "cpu"."""
+    if accelerator in ("auto", "gpu"):
+        if torch.cuda.is_available():
+            return "cuda"
+        if torch.backends.mps.is_available():
+            return "mps"
+        return "cuda" if accelerator == "gpu" else "cpu"
+    return accelerator
+
+
+def _compressing(dtype: torch.dtype) -> Callable[[Any, Any], Future[torch.Tensor]]:
+    """Return a DDP hook that averages gradients in another type."""
+
+    def reduce(state: Any, bucket: Any) -> Future[torch.Tensor]:
+        buffer: torch.Tensor = bucket.buffer()
+        # Divided first: a sum over many ranks could overflow float16.
+        halves = buffer.to(dtype).div_(distributed.get_world_size())
+        work = distributed.all_reduce(halves, async_op=True)
+        assert work is not None
+
+        def take_over(done: Future[Any]) -> torch.Tensor:
+            buffer.copy_(done.value()[0])
+            return buffer
+
+        future: Future[torch.Tensor] = work.get_future().then(take_over)
+        return future
+
+    return reduce
 
 
 def _buffers_option() -> str:
