@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from resscale.training.batchnorm import average_batchnorm_statistics
+from resscale.training.batchnorm import StepStatistics, average_batchnorm_statistics
 
 # Two BatchNorms, one of them without statistics; each rank's start from its own number.
 AVERAGE = """
@@ -60,3 +60,52 @@ def test_a_process_alone_keeps_its_statistics() -> None:
     average_batchnorm_statistics(layer)
     for name, value in layer.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_accumulated_micro_batches_count_as_if_each_had_a_rank_of_its_own() -> None:
+    torch.manual_seed(0)
+    micro_batches = [torch.randn(8, 2, 3, 3) * scale + 1 for scale in (1, 2, 4)]
+    ranks = [nn.BatchNorm2d(2, momentum=0.3) for _ in micro_batches]
+    for layer, images in zip(ranks, micro_batches, strict=True):
+        layer(images)
+    mean = sum(layer.running_mean for layer in ranks) / 3
+    var = sum(layer.running_var for layer in ranks) / 3
+
+    alone = nn.BatchNorm2d(2, momentum=0.3)
+    statistics = StepStatistics(nn.Sequential(alone))
+    for number, images in enumerate(micro_batches):
+        statistics.before_forward(number, 3)
+        alone(images).sum().backward()
+        statistics.after_forward(number, 3)
+    torch.testing.assert_close(alone.running_mean, mean)
+    torch.testing.assert_close(alone.running_var, var)
+    assert int(alone.num_batches_tracked) == 1  # one update, as on each of three ranks
+
+
+def test_a_second_step_goes_on_from_the_first() -> None:
+    layer = nn.BatchNorm1d(1, momentum=0.5)
+    statistics = StepStatistics(layer)
+    for number, value in enumerate((2.0, 4.0, 6.0, 8.0)):
+        statistics.before_forward(number % 2, 2)
+        layer(torch.full((2, 1), value))
+        statistics.after_forward(number % 2, 2)
+    # 0.5 × 0 + 0.5 × (2 + 4)/2 = 1.5; 0.5 × 1.5 + 0.5 × (6 + 8)/2 = 4.25
+    assert layer.running_mean.tolist() == [4.25]
+    assert int(layer.num_batches_tracked) == 2
+
+
+def test_without_accumulation_nothing_is_touched() -> None:
+    layer = nn.BatchNorm1d(1, momentum=0.5)
+    statistics = StepStatistics(layer)
+    statistics.before_forward(0, 1)
+    layer(torch.full((2, 1), 2.0))
+    statistics.after_forward(0, 1)
+    assert layer.running_mean.tolist() == [1.0]
+    assert statistics._before == statistics._sums == []
+
+
+def test_a_net_without_batchnorm_can_accumulate() -> None:
+    statistics = StepStatistics(nn.Linear(1, 1))
+    for number in range(2):
+        statistics.before_forward(number, 2)
+        statistics.after_forward(number, 2)

@@ -15,6 +15,7 @@ from resscale.data.dataset import IGNORED, Batch
 from resscale.data.permutation import mix_key
 from resscale.errors import UserInputError
 from resscale.models import ResNet, count_macs, create_model
+from resscale.training.batchnorm import StepStatistics
 from resscale.training.evaluation import Evaluation
 from resscale.training.optim import OptimizerConfig, build_optimizer
 from resscale.training.schedule import ScheduleConfig, lr_at
@@ -85,6 +86,7 @@ class ImageClassifier(LightningModule):
         self.pixel_shift: Tensor
         self._evaluation: Evaluation | None = None
         self._num_macs: dict[int, int] = {}
+        self._statistics = StepStatistics(self.model)
         # Sums over the micro-batches since the last take: loss × n, correct, n.
         self._sums: Tensor | None = None
 
@@ -130,11 +132,17 @@ class ImageClassifier(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Key stochastic layers by the micro-batch, so that ranks and restarts do not matter."""
-        torch.manual_seed(mix_key(self.seed, _STOCHASTIC, batch["epoch"], int(batch["id"][0])) >> 1)
+        # By way of numpy, which refuses what lies on a device, where torch would wait for it.
+        first = int(batch["id"].numpy()[0])
+        torch.manual_seed(mix_key(self.seed, _STOCHASTIC, batch["epoch"], first) >> 1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of a micro-batch."""
+        count = self._trainer.accumulate_grad_batches if self._trainer is not None else 1
+        number = batch_idx % count
+        self._statistics.before_forward(number, count)
         logits = self(self.prepare(batch["image"], batch["flip"]))
+        self._statistics.after_forward(number, count)
         label = batch["label"]
         loss = functional.cross_entropy(
             logits, label, ignore_index=IGNORED, label_smoothing=self.label_smoothing
