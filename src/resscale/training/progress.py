@@ -20,6 +20,7 @@ def describe(latest: dict[str, float]) -> str:
         ("train/loss", "loss {:.3f}"),
         ("train/top1", "top-1 {:.1%}"),
         ("val/top1", "val {:.1%}"),
+        ("val/ema_top1", "ema {:.1%}"),
         ("images_per_s", "{:,.0f} images/s"),
         ("data_wait", "data-wait {:.0%}"),
     ):

@@ -161,6 +161,11 @@ class Recorder(Callback):
             "bad_samples": self._bad_before + self.monitor.bad_samples,
             **more,
         }
+        # Beside the accuracy that was measured with it: a resume may have dropped the average.
+        measured = latest.get("val/ema_top1")
+        ema_top1 = measured if "val/top1" in latest else before.get("val_ema_top1")
+        if ema_top1 is not None:
+            facts["val_ema_top1"] = ema_top1
         run.write_summary(facts)
         if status != "running":
             run.append_event("ended", status=status, step=trainer.global_step)
