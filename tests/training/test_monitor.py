@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from resscale import ImageClassifier
@@ -19,9 +21,12 @@ from resscale.cli import main
 from resscale.data import Manifest
 from resscale.data.builtin import resolve
 from resscale.data.shard_index import ShardIndex
-from resscale.errors import TrainingStopped
+from resscale.errors import UserInputError
 from resscale.training import monitor as module
+from resscale.training import throughput
+from resscale.training.interval import Interval, RankSums
 from resscale.training.monitor import Monitor
+from resscale.training.rundir import RunDir
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
@@ -34,6 +39,7 @@ data: {train: builtin:digits/train, val: builtin:digits/test, channels: 1, image
 trainer: {accelerator: cpu, max_epochs: 1, limit_train_batches: 4, log_every_n_steps: 2}
 """
 Fit = Callable[..., tuple[int, Path]]
+LOSS: Any = {"loss": torch.tensor(1.0)}
 
 
 @pytest.fixture
@@ -90,6 +96,7 @@ class Log:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(module, "time", made)
+    monkeypatch.setattr(throughput, "time", made)
     return made
 
 
@@ -112,12 +119,15 @@ def trainer(tmp_path: Path) -> Any:
         validating=False,
         callback_metrics={},
         loggers=[Log()],
+        strategy=SimpleNamespace(root_device=torch.device("cpu"), model=None),
+        precision_plugin=SimpleNamespace(),
         optimizers=[SimpleNamespace(param_groups=[{"lr": 0.4}])],
         fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)),
         datamodule=SimpleNamespace(
             wait_s=5.0,
             global_batch_size=64,
             max_bad_fraction=0.01,
+            train_crop=SimpleNamespace(size=8),
             manifest=lambda split: SimpleNamespace(num_samples=1000),
         ),
     )
@@ -129,14 +139,15 @@ def micro_batches(monitor: Monitor, trainer: Any, sums: Sums, count: int) -> Non
     for _ in range(count):
         batch: Any = {"bad": [], "epoch": 0, "step": trainer.global_step}
         monitor.on_train_batch_start(trainer, None, batch, 0)
+        monitor.on_before_backward(trainer, sums, LOSS["loss"])
         loop.ready += 1
         trainer.global_step = loop.ready // trainer.accumulate_grad_batches
-        monitor.on_train_batch_end(trainer, sums, None, batch, 0)
+        monitor.on_train_batch_end(trainer, sums, LOSS, batch, 0)
 
 
 def test_an_intervals_numbers_are_those_of_its_time_and_samples(clock: Clock, trainer: Any) -> None:
     monitor, sums = Monitor(), Sums()
-    monitor.on_train_start(trainer, None)
+    monitor.on_train_start(trainer, sums)
     sums.sums = torch.tensor([256.0, 32.0, 128.0], dtype=torch.float64)
     clock.now += 0.5
     trainer.datamodule.wait_s += 0.125
@@ -149,21 +160,25 @@ def test_an_intervals_numbers_are_those_of_its_time_and_samples(clock: Clock, tr
         "data_wait": 0.25,  # 0.125 s of 0.5 s
     }
     assert monitor.latest == expected
-    assert trainer.loggers[0].rows == [(2, {**expected, "epoch": 0})]
+    [(step, row)] = trainer.loggers[0].rows
+    assert step == 2
+    assert {name: row[name] for name in expected} == expected
+    assert row["epoch"] == 0
     # The second interval begins where the first has ended.
     clock.now += 2.0
     trainer.datamodule.wait_s += 2.0
     micro_batches(monitor, trainer, sums, 4)
     assert monitor.latest["images_per_s"] == 64.0  # 128 samples in 2 s
     assert monitor.latest["data_wait"] == 1.0
-    assert monitor.images_per_s == pytest.approx(256 / 2.5)  # both: 256 samples in 2.5 s
+    rate = monitor.summary()["images_per_s"]
+    assert rate == pytest.approx(256 / 2.5)  # both: 256 samples in 2.5 s
 
 
 def test_nothing_is_logged_between_intervals_or_in_the_middle_of_a_step(
     clock: Clock, trainer: Any
 ) -> None:
     monitor = Monitor()
-    monitor.on_train_start(trainer, None)
+    monitor.on_train_start(trainer, Sums())
     clock.now += 1.0
     micro_batches(monitor, trainer, Sums(), 3)  # 1.5 of 2 steps
     assert trainer.loggers[0].rows == []
@@ -176,7 +191,7 @@ def test_the_last_step_of_an_epoch_is_logged_whatever_the_interval(
 ) -> None:
     trainer.log_every_n_steps = 1000
     monitor = Monitor()
-    monitor.on_train_start(trainer, None)
+    monitor.on_train_start(trainer, Sums())
     clock.now += 1.0
     micro_batches(monitor, trainer, Sums(), 20)
     assert [step for step, _ in trainer.loggers[0].rows] == [10]
@@ -184,40 +199,48 @@ def test_the_last_step_of_an_epoch_is_logged_whatever_the_interval(
 
 def test_the_rate_logged_is_the_one_that_the_step_used(clock: Clock, trainer: Any) -> None:
     monitor = Monitor()
-    monitor.on_train_start(trainer, None)
+    monitor.on_train_start(trainer, Sums())
     clock.now += 1.0
     group = trainer.optimizers[0].param_groups[0]
-    batch: Any = {"bad": []}
+    batch: Any = {"bad": [], "epoch": 0, "step": 1}
     trainer.global_step, trainer.fit_loop.epoch_loop.batch_progress.current.ready = 2, 4
     group["lr"] = 0.3
     monitor.on_train_batch_start(trainer, None, batch, 0)
     group["lr"] = 0.2  # the schedule moves on before the batch ends
-    monitor.on_train_batch_end(trainer, Sums(), None, batch, 0)
+    monitor.on_train_batch_end(trainer, Sums(), LOSS, batch, 0)
     assert monitor.latest["lr"] == 0.3
 
 
 def test_evaluation_is_no_training_time(clock: Clock, trainer: Any) -> None:
     monitor = Monitor()
-    monitor.on_train_start(trainer, None)
+    monitor.on_train_start(trainer, Sums())
+    clock.now += 0.25
+    micro_batches(monitor, trainer, Sums(), 2)
+    monitor.on_validation_start(trainer, Sums())
     clock.now += 30.0
-    trainer.datamodule.wait_s += 3.0
     trainer.callback_metrics = {"val/top1": torch.tensor(0.5), "other": torch.tensor(1.0)}
-    monitor.on_validation_end(trainer, None)
-    assert trainer.loggers[0].rows == [(0, {"val/top1": 0.5, "epoch": 0})]
-    clock.now += 0.5
-    micro_batches(monitor, trainer, Sums(), 4)
+    monitor.on_validation_end(trainer, Sums())
+    assert trainer.loggers[0].rows == [(1, {"val/top1": 0.5, "epoch": 0})]
+    clock.now += 0.25
+    micro_batches(monitor, trainer, Sums(), 2)
+    # An evaluation in the middle of an interval: 2 steps · 64 samples in 0.25 + 0.25 s.
     assert monitor.latest["images_per_s"] == 256.0
-    assert monitor.latest["data_wait"] == 0.0
     assert monitor.latest["val/top1"] == 0.5
+    times = monitor.summary()["step_time_s"]
+    assert times == {"p50": 0.25, "p90": 0.25, "p99": 0.25}
 
 
 def test_the_sums_of_all_ranks_count(
     clock: Clock, trainer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_sum_over_ranks", lambda values, trainer: values * 2)
+    def twice(own: RankSums, nonfinite: Any, trainer: Any) -> Interval:
+        return Interval((own, own), 0, ())
+
+    monkeypatch.setattr(module, "exchange", twice)
+    monkeypatch.setattr(module, "gather_hosts", lambda world_size: ["node-a", "node-b"])
     trainer.world_size = 2
     monitor, sums = Monitor(), Sums()
-    monitor.on_train_start(trainer, None)
+    monitor.on_train_start(trainer, sums)
     sums.sums = torch.tensor([64.0, 16.0, 64.0], dtype=torch.float64)  # each rank's half
     clock.now += 0.5
     trainer.datamodule.wait_s += 0.125
@@ -225,18 +248,7 @@ def test_the_sums_of_all_ranks_count(
     assert monitor.latest["train/loss"] == 1.0  # 128/128
     assert monitor.latest["images_per_s"] == 256.0  # the global batch counts all ranks already
     assert monitor.latest["data_wait"] == 0.25  # the ranks' mean
-
-
-@pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_stops_training(clock: Clock, trainer: Any, loss: float) -> None:
-    monitor, sums = Monitor(), Sums()
-    monitor.on_train_start(trainer, None)
-    sums.sums[0], sums.sums[2] = loss, 128
-    clock.now += 1.0
-    with pytest.raises(TrainingStopped, match=rf"the loss is {loss} at step 2: .* Lower model"):
-        micro_batches(monitor, trainer, sums, 4)
-    # The row that shows it is written first.
-    assert [step for step, _ in trainer.loggers[0].rows] == [2]
+    assert monitor.summary()["images_per_s_per_rank"] == 128.0  # 256 / 2 ranks
 
 
 def test_a_run_writes_a_row_each_interval_and_one_per_evaluation(fit: Fit) -> None:
@@ -260,17 +272,67 @@ def test_a_run_writes_a_row_each_interval_and_one_per_evaluation(fit: Fit) -> No
     assert float(table[0]["lr"]) == pytest.approx(0.0125 * (1 + math.cos(math.pi / 8)), rel=1e-6)
 
 
-def test_a_diverged_run_ends_with_70_and_its_status(
-    fit: Fit, capsys: pytest.CaptureFixture[str]
+def test_a_rank_that_holds_the_others_up_is_told_of_once_per_epoch(
+    clock: Clock,
+    trainer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    code, run_dir = fit("--model.optimizer.lr", "1e30", "--model.optimizer.weight_decay", "0.1")
-    assert code == 70
+    def slow_second(own: RankSums, nonfinite: Any, trainer: Any) -> Interval:
+        return Interval((own, replace(own, own_s=own.own_s + 0.2)), 0, ())
+
+    monkeypatch.setattr(module, "exchange", slow_second)
+    monkeypatch.setattr(module, "gather_hosts", lambda world_size: ["node-a", "node-b"])
+    trainer.world_size = 2
+    monitor, sums = Monitor(), Sums()
+    monitor.on_train_start(trainer, sums)
+    for _ in range(2):
+        for _ in range(4):
+            clock.now += 0.125  # before the backward pass: all of it own
+            micro_batches(monitor, trainer, sums, 1)
+    ledger = RunDir(trainer.default_root_dir).read_events("straggler")
+    assert [(entry["rank"], entry["host"], entry["global_step"]) for entry in ledger] == [
+        (1, "node-b", 2)
+    ]
+    # A step is 2 · 0.125 s; rank 1 has 0.2 s more: (0.25 + 0.2) / 0.25 = 1.8.
+    assert ledger[0]["ratio"] == 1.8
+    assert (ledger[0]["median_own_s"], ledger[0]["step_s"]) == (0.25, 0.25)
     said = capsys.readouterr().err
-    assert "resscale: the loss is nan at step" in said
-    assert "Traceback" not in said
+    assert said == (
+        "rank 1 on node-b holds the others up: 0.45 s of its own per step (data, callbacks, "
+        "forward pass), the median rank 0.25 s, a whole step 0.25 s.\n"
+    )
+    assert monitor.summary()["slowest_rank"] == {"rank": 1, "host": "node-b", "ratio": 1.8}
+    # The next epoch tells it anew.
+    monitor.on_train_epoch_start(trainer, sums)
+    clock.now += 0.5
+    micro_batches(monitor, trainer, sums, 4)
+    assert len(RunDir(trainer.default_root_dir).read_events("straggler")) == 2
+
+
+def test_a_real_run_says_how_fast_it_was(fit: Fit) -> None:
+    # 1e9 operations per second; resnet20_cifar on one channel at 8 px takes 2,516,608 MACs.
+    code, run_dir = fit("--monitor.peak_flops_per_s", "1e9")
+    assert code == 0
     summary = json.loads((run_dir / "summary.json").read_text())
-    assert summary["status"] == "stopped"
-    assert summary["reason"].startswith("the loss is nan")
+    assert summary["images_per_s_per_rank"] == summary["images_per_s"] > 0
+    times = summary["step_time_s"]
+    assert 0 < times["p50"] <= times["p90"] <= times["p99"]
+    # A resident set with torch in it: more than 100 MB, less than this machine.
+    assert 1e8 < summary["memory_bytes"] < 1e12
+    expected = summary["images_per_s"] * 3 * 2 * 2_516_608 / 1e9
+    assert summary["mfu"] == pytest.approx(expected)
+    assert summary["slowest_rank"] is None  # one rank
+    assert (summary["skipped_steps"], summary["nonfinite_losses"]) == (0, 0)
+    [board] = (run_dir / "tensorboard").glob("events.*")
+    tags = EventAccumulator(str(board)).Reload().Tags()["scalars"]
+    speed = ("images_per_s_per_rank", "memory_bytes", "mfu", "step_s_p50", "step_s_p99")
+    assert {f"speed/{name}" for name in speed} <= set(tags)
+
+
+def test_a_peak_that_is_no_number_above_zero_is_refused() -> None:
+    with pytest.raises(UserInputError, match=r"monitor.peak_flops_per_s=0.0 must be above 0"):
+        Monitor(peak_flops_per_s=0.0)
 
 
 @pytest.fixture

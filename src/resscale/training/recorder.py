@@ -67,7 +67,8 @@ class SampleLog(Callback):
         batch_idx: int,
     ) -> None:
         """Append one line."""
-        line = {"epoch": batch["epoch"], "step": batch["step"], "ids": batch["id"].tolist()}
+        ids = batch["id"].numpy().tolist()
+        line = {"epoch": batch["epoch"], "step": batch["step"], "ids": ids}
         path = RunDir(trainer.default_root_dir).samples(trainer.global_rank)
         append_line(path, json.dumps(line))
 
@@ -152,7 +153,7 @@ class Recorder(Callback):
             "val_top1": latest.get("val/top1", before.get("val_top1")),
             "val_top5": latest.get("val/top5", before.get("val_top5")),
             "best_val_top1": self._best_top1,
-            "images_per_s": self.monitor.images_per_s,
+            **self.monitor.summary(),
             "num_parameters": pl_module.num_parameters,
             "num_macs": self._num_macs,
             "world_size": trainer.world_size,
