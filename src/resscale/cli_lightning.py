@@ -92,6 +92,12 @@ class TrainCli(LightningCLI):
             default=None,
             help="CPU threads of each rank; None: torch's own choice.",
         )
+        parser.add_argument(
+            "--hang_timeout_s",
+            type=float,
+            default=1800.0,
+            help="End with code 70 when a rank makes no progress for so long; 0: never.",
+        )
         if self.stage == "predict":
             parser.add_argument("--output", type=str, default="predictions.csv", help="File.")
         else:
@@ -148,7 +154,8 @@ class TrainCli(LightningCLI):
         monitor: Monitor = self.config_init.monitor
         monitor.guard = self.config_init.guard
         # The monitor is first: what the others do then counts as a step's time.
-        callbacks = [monitor, *own] if fitting else [*own]
+        # Only the watch is before it: it is the first to hear of an exception, and knows the phase.
+        callbacks = [session.watch, monitor, *own] if fitting else [*own]
         if fitting:
             callbacks += [Recorder(monitor, session.command, session.ckpt_path)]
             callbacks += [ProgressDisplay(monitor)]

@@ -26,6 +26,7 @@ from resscale.training.checkpoint import (
 )
 from resscale.training.ema_checkpoint import explain_average, load_averaged
 from resscale.training.ema_decay import EmaConfig
+from resscale.training.failure_watch import FailureWatch
 from resscale.training.launcher import RankLauncher
 from resscale.training.predictions import PredictionWriter
 from resscale.training.rundir import RunDir
@@ -66,6 +67,15 @@ def run_fit(argv: Sequence[str]) -> int:
         if session.trainer.is_global_zero:
             raise
         return stopped.exit_code
+    except Exception:
+        failure = session.watch.consequence_of
+        if failure is None:
+            raise
+        # The other ranks' words first: the last lines name the rank that failed first.
+        session.wait_for_ranks()
+        if session.launch.is_first:
+            session.watch.tell()
+        return failure.exit_code
     finally:
         code = session.wait_for_ranks()
     if code:
@@ -233,8 +243,10 @@ class Session:
         self.ckpt_path = self._choose_checkpoint()
         if self.config.num_threads is not None:
             torch.set_num_threads(self.config.num_threads)
+        self.watch = FailureWatch(self.run, self.config.hang_timeout_s, self.launch.is_first)
         cli.build(self)
         self.trainer, self.model, self.data = cli.trainer, cli.model, cli.datamodule
+        self.watch.attach(self.trainer)
         self.trainer.resscale_config = plain  # type: ignore[attr-defined]
         splits = tuple(s for s in _SPLITS[self.stage] if s != "val" or self._wants("val"))
         self.data.check(splits, self.model.num_classes, self.trainer.world_size)
@@ -345,6 +357,9 @@ def quiet_third_parties() -> None:
     logging.getLogger("lightning.pytorch.strategies.deepspeed").setLevel(logging.WARNING)
     for name in ("lightning.fabric.utilities.seed", "lightning.fabric.utilities.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # A rank that is killed leaves semaphores to Python's tracker process, which removes them. Its
+    # warning would stand behind the line that names the rank. It takes over these options.
+    sys.warnoptions.append("ignore:resource_tracker")
     # A checkpoint is evaluated without the callbacks that wrote it.
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")
     # Training without validation shards is the user's choice.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -117,6 +118,8 @@ class ShardDataModule(LightningDataModule):
         self.eval_crop = CenterCrop(size, eval_resize or default_resize)
         self._manifests: dict[str, Manifest] = {}
         self._train_loader: TrainLoader | None = None
+        # Called whenever a loader begins to wait for a batch; for loaders that are built later.
+        self.before_wait: Callable[[], None] | None = None
 
     def manifest(self, split: str) -> Manifest:
         """Return the checked manifest of "train", "val", "test" or "predict".
@@ -231,6 +234,7 @@ class ShardDataModule(LightningDataModule):
             self.samples_seen,
             self.steps_per_epoch(),
         )
+        loader.before_wait = self.before_wait
         self._train_loader = loader
         return loader
 
@@ -272,7 +276,9 @@ class ShardDataModule(LightningDataModule):
             for start, stop in evaluation_slices(len(samples), size, rank, world_size)
         ]
         dataset = ShardDataset(samples, self.eval_crop, channels=self.channels, seed=self.seed)
-        return EvaluationLoader(dataset, requests, self._workers())
+        loader = EvaluationLoader(dataset, requests, self._workers())
+        loader.before_wait = self.before_wait
+        return loader
 
     def _ranks(self) -> tuple[int, int]:
         if self.trainer is None:

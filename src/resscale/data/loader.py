@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from resscale.data.batching import BatchPlan
 from resscale.data.dataset import Batch, BatchRequest, ShardDataset
 from resscale.data.order import EpochOrder
+from resscale.data.worker_stacks import offer_stack
 from resscale.errors import ResscaleError
 
 StartMethod = Literal["fork", "forkserver", "spawn"]
@@ -65,6 +66,7 @@ class TrainLoader:
         self.samples_seen = samples_seen
         self.steps_per_epoch = steps_per_epoch or order.num_steps
         self.wait_s = 0.0
+        self.before_wait: Callable[[], None] | None = None
         # Lightning tells the epoch to whatever a loader has by the name of sampler.
         self.sampler = _Requests(self)
         self._loader = build_loader(dataset, self.sampler, options)
@@ -77,6 +79,8 @@ class TrainLoader:
         # A generator: Lightning calls iter() to probe the loader, and nothing may start by that.
         batches = iter(self._loader)
         while True:
+            if self.before_wait is not None:
+                self.before_wait()
             started = time.perf_counter()
             batch = next(batches, None)
             self.wait_s += time.perf_counter() - started
@@ -140,13 +144,20 @@ class EvaluationLoader:
     ) -> None:
         self.dataset = dataset
         self.requests = requests
+        self.before_wait: Callable[[], None] | None = None
         self._loader = build_loader(dataset, requests, options)
 
     def __len__(self) -> int:
         return len(self.requests)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._loader:
+        batches = iter(self._loader)
+        while True:
+            if self.before_wait is not None:
+                self.before_wait()
+            batch = next(batches, None)
+            if batch is None:
+                return
             yield raise_errors(batch)
 
 
@@ -222,6 +233,7 @@ def _belong_to_the_rank(worker_id: int) -> None:
     needs its workers until then. A rank that is killed cannot end them: torch's own watch looks at
     the fork server, which in turn stays as long as its children, so both would stay for ever.
     """
+    offer_stack()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_rank, daemon=True).start()

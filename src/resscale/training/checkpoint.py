@@ -20,6 +20,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from resscale.data.datamodule import ShardDataModule
 from resscale.errors import UserInputError
 from resscale.training.batchnorm import average_batchnorm_statistics
+from resscale.training.phase import Phase, enter_phase
 from resscale.training.position import Position, rewrite_loops
 from resscale.training.rundir import RunDir
 
@@ -120,6 +121,7 @@ class Checkpointer(Checkpoint):
         path = folder / name
         if self._saved_step == position.global_step and not position.at_epoch_start:
             return path
+        enter_phase(trainer, Phase.SAVE)
         average_batchnorm_statistics(pl_module)
         trainer.save_checkpoint(path, weights_only=False)
         self._saved_step = position.global_step
@@ -127,6 +129,7 @@ class Checkpointer(Checkpoint):
             _link(path, folder / "last.ckpt", symbolic=True)
             for old in newest_first(folder)[self.keep_last :]:
                 old.unlink()
+        enter_phase(trainer, Phase.SYNC)
         return path
 
     def on_save_checkpoint(

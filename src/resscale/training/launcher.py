@@ -25,6 +25,10 @@ class RankLauncher(_SubprocessScriptLauncher):
     a preempted run (75) would lose its exit code, and a failed one its message.
     """
 
+    # Told the local rank, the process id and the exit code of the first rank to end with other
+    # than 0, as soon as that is seen.
+    on_death: Callable[[int, int, int], None] | None = None
+
     def launch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Start the other ranks, then run `function` as rank 0 of this node."""
         kwargs.pop("trainer", None)
@@ -64,6 +68,8 @@ class RankLauncher(_SubprocessScriptLauncher):
                 return
         rank, process = failed[0]
         code = process.returncode
+        if self.on_death is not None:
+            self.on_death(rank, process.pid, code)
         # This rank most likely ends by itself, with a message of its own; it may also be waiting
         # for ever for the one that is gone.
         time.sleep(GRACE_S)

@@ -1,0 +1,250 @@
+"""The callback that notes what this rank does, and names the rank that fails first."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from dataclasses import asdict
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from resscale.errors import Preempted, ResscaleError, UserInputError
+from resscale.training.failure import Failure, announce, is_consequence, read_failure
+from resscale.training.launcher import RankLauncher
+from resscale.training.phase import Phase, RankRecord, State, enter_phase, read_record
+from resscale.training.rundir import RunDir
+from resscale.training.watchdog import Watchdog, gone
+
+# How long a rank whose connections break waits to hear which rank failed.
+_HEAR_S = 8.0
+# How long a rank may take to end by itself; the one that speaks waits for the others first.
+_PATIENCE_S = 5.0
+_SPEAKERS_PATIENCE_S = 10.0
+_PRINT_S = 5.0
+
+
+class FailureWatch(Callback):
+    """Notes the phases of training, and ends this rank when any rank fails. The first callback.
+
+    Args:
+        run: the run directory.
+        hang_timeout_s: how long a rank may stay in one phase; 0: for ever.
+        speaks: this process tells the console what failed.
+
+    Raises:
+        UserInputError: the time is below 0.
+    """
+
+    def __init__(self, run: RunDir, hang_timeout_s: float, speaks: bool = True) -> None:
+        if hang_timeout_s < 0:
+            raise UserInputError(
+                f"hang_timeout_s={hang_timeout_s:g} must be above 0, or 0 to wait for ever."
+            )
+        self.run = run
+        self.hang_timeout_s = hang_timeout_s
+        self.speaks = speaks
+        self.consequence_of: Failure | None = None
+        self._launcher: RankLauncher | None = None
+        self._watchdog: Watchdog | None = None
+        self._world_size = 1
+        self._told = threading.Lock()
+
+    def attach(self, trainer: Trainer) -> None:
+        """Hear of ranks that end from whoever starts them, if that is this process."""
+        self._world_size = trainer.world_size
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, RankLauncher):
+            self._launcher = launcher
+            launcher.on_death = self._rank_ended
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin to note and to watch; all ranks together."""
+        if stage != "fit":
+            return
+        # Agreed on, so that what an earlier start of this run has left is not taken for news.
+        life: str = trainer.strategy.broadcast(secrets.token_hex(8))
+        rank, self._world_size = trainer.global_rank, trainer.world_size
+        record = RankRecord(self.run.path, life, rank)
+        trainer.rank_record = record  # type: ignore[attr-defined]
+        trainer.datamodule.before_wait = record.enter_data  # type: ignore[attr-defined]
+        self._watchdog = Watchdog(
+            self.run.path, life, record, rank, self._world_size, self.hang_timeout_s, self._end
+        )
+        self._watchdog.start()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The strategy is set up."""
+        enter_phase(trainer, Phase.START)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training begins, perhaps in the middle."""
+        enter_phase(trainer, Phase.START)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """The batch is there."""
+        enter_phase(trainer, Phase.FORWARD)
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        """The loss is there."""
+        enter_phase(trainer, Phase.BACKWARD)
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The gradients are there; the optimizer and the ranks' votes come next."""
+        enter_phase(trainer, Phase.SYNC)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """The step is done; the other callbacks come next."""
+        enter_phase(trainer, Phase.SYNC)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """An evaluation begins."""
+        enter_phase(trainer, Phase.EVALUATE)
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """A batch of the evaluation is there."""
+        enter_phase(trainer, Phase.EVALUATE)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The evaluation is done."""
+        enter_phase(trainer, Phase.SYNC)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """All is well: nobody waits for this rank any more."""
+        self._close(State.ENDED)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Name the first failure: this one, or the one that it follows from."""
+        watchdog = self._watchdog
+        if watchdog is None:
+            return
+        if isinstance(exception, Preempted | KeyboardInterrupt):
+            self._close(State.ENDED)
+            return
+        record = watchdog.record
+        if isinstance(exception, UserInputError) and record.phase == Phase.START:
+            # All ranks find the same fault, and the run is left as it was. The others' watchdogs
+            # speak where that is not so.
+            watchdog.stopped.set()
+            self._close(State.FAILED)
+            return
+        first: Failure | None = None
+        if self._world_size > 1 and is_consequence(exception):
+            first = self.consequence_of = self._hear()
+        if first is None:
+            own = self._failure_of(exception, record)
+            first = announce(self.run.path, watchdog.life, own)
+        exception.add_note(first.summary())
+        self._close(State.FAILED)
+
+    def tell(self) -> None:
+        """Print what failed first, once. The one that speaks keeps it in the run's summary."""
+        failure = self.consequence_of
+        if failure is None or not self._told.acquire(blocking=False):
+            return
+        before = self.run.read_summary()
+        if before and self.speaks:
+            status = "stopped" if failure.event == "rank_stopped" else "failed"
+            self.run.write_summary({**before, "status": status, "reason": failure.summary()})
+        print(
+            f"{failure.report()}\nsee {self.run.events}; go on from the newest checkpoint with "
+            f"--run_dir {self.run.path} --ckpt_path auto"
+            if self.speaks
+            else failure.summary(),
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _hear(self) -> Failure | None:
+        """Wait for another rank's failure to become known."""
+        assert self._watchdog is not None
+        deadline = time.monotonic() + _HEAR_S
+        while time.monotonic() < deadline:
+            failure = read_failure(self.run.path, self._watchdog.life)
+            if failure is not None:
+                return failure
+            time.sleep(0.1)
+        return None
+
+    def _failure_of(self, exception: BaseException, record: RankRecord) -> Failure:
+        assert self._watchdog is not None
+        return Failure(
+            kind="exception",
+            rank=self._watchdog.rank,
+            world_size=self._world_size,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            step=record.step,
+            phase=str(record.phase),
+            exception=type(exception).__name__,
+            message=str(exception),
+            traceback="".join(traceback.format_exception(exception)),
+            exit_code=exception.exit_code if isinstance(exception, ResscaleError) else 1,
+        )
+
+    def _rank_ended(self, local_rank: int, pid: int, code: int) -> None:
+        """Name a rank that was killed; called by the launcher's thread."""
+        watchdog = self._watchdog
+        if watchdog is None:
+            # Before the ranks have met there is nothing but its number. A rank that ended with a
+            # code of the user's has said why, and leaves the run as it was.
+            failure = gone(local_rank, self._world_size, pid, code, None)
+            if code < 0 or code == ResscaleError.exit_code:
+                self.run.append_event(failure.event, **asdict(failure))
+            return
+        rank = watchdog.rank + local_rank
+        record = read_record(self.run.path, watchdog.life, rank)
+        if record is not None and record.state == State.RUNNING:
+            watchdog.say_gone(rank, pid, code)
+
+    def _end(self, failure: Failure) -> None:
+        """End this process, unless its main thread does; called by the watchdog's thread."""
+        watchdog = self._watchdog
+        assert watchdog is not None
+        is_own_hang = failure.kind == "hang" and failure.rank == watchdog.rank
+        patience_s = _SPEAKERS_PATIENCE_S if self.speaks else _PATIENCE_S
+        if not is_own_hang and watchdog.stopped.wait(patience_s):
+            return
+        if self._launcher is not None:
+            self._launcher.kill(signal.SIGKILL)
+        if self.speaks or is_own_hang:
+            self.consequence_of = failure
+            # In a thread: a console that takes no more text must not keep the process alive.
+            printer = threading.Thread(target=self.tell, daemon=True)
+            printer.start()
+            printer.join(_PRINT_S)
+        watchdog.record.close(State.FAILED)
+        os._exit(failure.exit_code)
+
+    def _close(self, state: State) -> None:
+        if self._watchdog is not None:
+            self._watchdog.record.close(state)
+            if state == State.ENDED:
+                self._watchdog.stopped.set()
