@@ -83,8 +83,8 @@ def states_on(
         stage: 0 for a single device and DDP, 1 to 3 for ZeRO.
         offload_optimizer: ZeRO's copies, momentum and its share of gradients lie on the host.
         release_gathered: ZeRO-3 gives a layer's gathered parameters back behind its forward and
-            gathers them again for backward. DeepSpeed keeps a net of under 1e9 values whole
-            instead, unless `stage3_max_reuse_distance` is 0.
+            gathers them again for backward. DeepSpeed keeps a net of this size whole instead,
+            unless `stage3_max_reuse_distance` and `stage3_prefetch_bucket_size` are 0.
 
     Raises:
         ValueError: no such stage, or no rank.

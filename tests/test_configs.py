@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings(
 REPOSITORY = Path(__file__).resolve().parents[1]
 ALL = sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "configs").rglob("*.y*ml"))
 # A part of a configuration, laid over a whole one.
-OVERLAYS = [path for path in ALL if path.startswith("configs/paper/data/")]
+OVERLAYS = [path for path in ALL if path.startswith(("configs/paper/data/", "configs/strategy/"))]
 CONFIGS = [path for path in ALL if path not in OVERLAYS]
 PAPER = [path for path in CONFIGS if path.startswith("configs/paper/")]
 IMAGENET = [path for path in CONFIGS if path.startswith("configs/imagenet/")]
