@@ -80,6 +80,7 @@ def test_the_commands_are_the_documented_ones() -> None:
         "inspect",
         "models",
         "report",
+        "export",
     ]
     assert list(COMMANDS) == expected
 
@@ -122,7 +123,7 @@ def test_an_unknown_command_suggests_the_nearest(capsys: pytest.CaptureFixture[s
     assert said.out == ""
     assert said.err == (
         "resscale: 'vaildate' is not a command; there are fit, validate, test, predict, pack, "
-        "index, inspect, models, report. Did you mean 'validate'?\n"
+        "index, inspect, models, report, export. Did you mean 'validate'?\n"
     )
 
 

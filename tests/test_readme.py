@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import resscale
-from resscale import cli_data_arguments, cli_models, cli_report
+from resscale import cli_data_arguments, cli_export, cli_models, cli_report
 from resscale.cli import COMMANDS
 from resscale.data.manifest import Manifest, ShardInfo
 from resscale.errors import ResscaleError
@@ -34,6 +34,7 @@ PARSERS = {
     "inspect": cli_data_arguments.inspect_parser,
     "models": cli_models.models_parser,
     "report": cli_report.report_parser,
+    "export": cli_export.export_parser,
 }
 
 

@@ -30,6 +30,10 @@ COMMANDS = {
         "draw runs together: curves, results, differences",
         "resscale.cli_report:run_report",
     ),
+    "export": (
+        "write weights as .safetensors, .pth or .onnx",
+        "resscale.cli_export:run_export",
+    ),
 }
 
 _OPTIONS = """\
