@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from resscale.cli_errors import explain_parser_error
 from resscale.data.datamodule import ShardDataModule
 from resscale.errors import UserInputError
-from resscale.training.checkpoint import AtomicCheckpointIO, Checkpointer
+from resscale.training.checkpoint import Checkpointer
 from resscale.training.classifier import ImageClassifier
 from resscale.training.ema import WeightAverage
 from resscale.training.ema_decay import EmaConfig
@@ -150,7 +150,7 @@ class TrainCli(LightningCLI):
         trainer_config["enable_model_summary"] = False
         trainer_config["num_sanity_val_steps"] = 0
         trainer_config["default_root_dir"] = str(session.run.path)
-        own = list(trainer_config["callbacks"] or [])
+        own = _as_list(trainer_config["callbacks"])
         monitor: Monitor = self.config_init.monitor
         monitor.guard = self.config_init.guard
         # The monitor is first: what the others do then counts as a step's time.
@@ -169,7 +169,7 @@ class TrainCli(LightningCLI):
         trainer_config["plugins"] = [
             *_as_list(trainer_config.get("plugins")),
             *_as_list(trainer_config.pop("precision_plugin")),
-            AtomicCheckpointIO(),
+            checkpointer.checkpoint_io(),
         ]
         if fitting and trainer_config["logger"] in (None, True):
             board = TensorBoardLogger(session.run.path, name="", version="tensorboard")

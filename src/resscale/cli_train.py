@@ -17,7 +17,13 @@ import yaml
 from resscale.cli_lightning import Stage, TrainCli, plain_config, with_saved_config
 from resscale.cluster.environment import RUN_DIR_VARIABLE, Launch, read_launch
 from resscale.data.manifest import Manifest
-from resscale.errors import Preempted, ResscaleError, TrainingStopped, UserInputError
+from resscale.errors import (
+    CheckpointError,
+    Preempted,
+    ResscaleError,
+    TrainingStopped,
+    UserInputError,
+)
 from resscale.models import LoadedWeights, load_weights
 from resscale.training.checkpoint import (
     check_resumable,
@@ -62,7 +68,7 @@ def run_fit(argv: Sequence[str]) -> int:
         if session.launch.is_first and session.trainer.is_global_zero:
             print(f"{stopped}\ngo on with:  {session.resume_command()}", flush=True)
         return stopped.exit_code
-    except TrainingStopped as stopped:
+    except (TrainingStopped, CheckpointError) as stopped:
         # All ranks stop at the same step for the same reason; one tells it.
         if session.trainer.is_global_zero:
             raise

@@ -3,7 +3,8 @@
 ```
 ResscaleError           1   a bug, unless a subclass says otherwise
 ├── UserInputError      2   the user's input: one message, no traceback
-│   └── DataFormatError 2   shards, manifests or sources that are not what they should be
+│   ├── DataFormatError 2   shards, manifests or sources that are not what they should be
+│   └── CheckpointError 2   a checkpoint cannot be written; all ranks stop at the same step
 ├── TrainingStopped    70   a guard ended training (non-finite loss, data errors over budget)
 └── Preempted          75   stopped on request, checkpoint saved, resume wanted (EX_TEMPFAIL)
 ```
@@ -31,6 +32,10 @@ class UserInputError(ResscaleError):
 
 class DataFormatError(UserInputError):
     """A shard, manifest, index or data source is missing, damaged or of the wrong form."""
+
+
+class CheckpointError(UserInputError):
+    """A checkpoint cannot be written: no space, or no right to; those before it are kept."""
 
 
 class TrainingStopped(ResscaleError):

@@ -1,9 +1,10 @@
-"""Checkpoints: written whole or not at all, found again, kept, refused where they do not fit."""
+"""Checkpoints: kept, gone on from, refused where they do not fit, and told of when they fail."""
 
 import contextlib
-import errno
 import io
-import os
+import resource
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,21 +17,17 @@ from resscale.data import Manifest
 from resscale.data.builtin import resolve
 from resscale.errors import UserInputError
 from resscale.training import checkpoint as module
-from resscale.training.checkpoint import (
-    STATE_KEY,
-    AtomicCheckpointIO,
-    Checkpointer,
-    find_newest_valid,
-    is_whole,
-    newest_first,
-)
+from resscale.training.checkpoint import STATE_KEY, Checkpointer, load_checkpoint
+from resscale.training.checkpoint_background import BackgroundCheckpointIO
+from resscale.training.checkpoint_folder import newest_first
+from resscale.training.checkpoint_io import AtomicCheckpointIO, write_checkpoint
+from resscale.training.checkpoint_seal import is_whole, seal_holds
 from resscale.training.rundir import RunDir
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
     r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning",
 )
-CONTENT = {"weights": torch.arange(1000.0), "step": 3}
 CONFIG = """
 model: {model: resnet20_cifar, num_classes: 10, mean: [0.3], std: [0.4]}
 data: {train: builtin:digits/train, val: builtin:digits/test, channels: 1, image_size: 8,
@@ -40,121 +37,50 @@ checkpoint: {every_n_steps: 1, keep_last: 3}
 """
 
 
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    path = tmp_path / "checkpoints" / "epoch-0001-step-00000003.ckpt"
-    AtomicCheckpointIO().save_checkpoint(CONTENT, path)
-    return path
+def fit(*arguments: str) -> int:
+    """Run `resscale fit` in this process; return its exit code."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
+        patch.setenv("RESSCALE_RUN_DIR", "")  # the run sets it; taken back behind this block
+        return main(["fit", *arguments])
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+def config(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+@pytest.fixture(scope="module", params=["false", "true"], ids=["at once", "in the background"])
+def run(
+    request: pytest.FixtureRequest, config: str, tmp_path_factory: pytest.TempPathFactory
+) -> RunDir:
     """A run of 4 epochs of 2 steps that saves at each step and keeps 3."""
-    folder = tmp_path_factory.mktemp("kept")
-    (folder / "tiny.yaml").write_text(CONFIG)
-    run_dir = folder / "run"
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
-        patch.setenv("RESSCALE_RUN_DIR", "")  # the run sets it; taken back behind this block
-        assert main(["fit", "--config", f"{folder}/tiny.yaml", "--run_dir", str(run_dir)]) == 0
+    run_dir = tmp_path_factory.mktemp("kept") / "run"
+    options = ["--run_dir", str(run_dir), "--checkpoint.asynchronous", request.param]
+    assert fit("--config", config, *options) == 0
     return RunDir(run_dir)
 
 
-def test_what_is_saved_is_loaded_with_weights_only(saved: Path) -> None:
-    loaded = torch.load(saved, weights_only=True)
-    assert torch.equal(loaded["weights"], CONTENT["weights"])
-    assert loaded["step"] == 3
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 5 MB; a checkpoint of resnet20_cifar takes 2.3 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a file system of a few megabytes")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_no_temporary_file_is_left(saved: Path) -> None:
-    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
-
-
-@pytest.mark.parametrize(
-    "error",
-    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("No space left on device")],
-    ids=["the file's", "torch's own zip writer's"],
-)
-def test_an_error_in_the_middle_leaves_the_old_file(
-    saved: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    before = saved.read_bytes()
-
-    def half_then_full(content: Any, file: Any) -> None:
-        file.write(b"half")
-        raise error
-
-    monkeypatch.setattr(torch, "save", half_then_full)
-    with pytest.raises(UserInputError, match=r"cannot be written .*No space left on device") as e:
-        AtomicCheckpointIO().save_checkpoint({"step": 4}, saved)
-    assert "Free space or give another --run_dir, then go on with --ckpt_path auto." in str(e.value)
-    assert saved.read_bytes() == before
-    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
-
-
-def test_a_device_that_is_really_full_is_told_the_same_way(
-    saved: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = Path.open
-
-    def always_full(path: Path, *args: Any, **kwargs: Any) -> Any:
-        return real(Path("/dev/full") if path.suffix == ".tmp" else path, *args, **kwargs)
-
-    monkeypatch.setattr(Path, "open", always_full)
-    with pytest.raises(UserInputError, match=r"the checkpoint .* cannot be written"):
-        AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(100_000)}, saved)
-    assert is_whole(saved)
-
-
-def test_the_file_is_synced_before_it_gets_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target, seen = tmp_path / "a.ckpt", []
-    real = os.fsync
-
-    def note(descriptor: int) -> None:
-        seen.append(target.exists())
-        real(descriptor)
-
-    monkeypatch.setattr(os, "fsync", note)
-    AtomicCheckpointIO().save_checkpoint(CONTENT, target)
-    assert seen == [False, True]  # the file before the rename, the folder behind it
-
-
-def test_a_whole_file_is_told_from_a_flipped_byte(saved: Path) -> None:
-    assert is_whole(saved)
-    data = bytearray(saved.read_bytes())
-    # In the middle of the weights: 1000 floats of 4 bytes are most of the file.
-    data[len(data) // 2] ^= 1
-    saved.write_bytes(data)
-    assert not is_whole(saved)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.99])
-def test_a_truncated_file_is_not_whole(saved: Path, share: float) -> None:
-    os.truncate(saved, int(saved.stat().st_size * share))
-    assert not is_whole(saved)
-
-
-def test_a_file_that_is_not_there_is_not_whole(tmp_path: Path) -> None:
-    assert not is_whole(tmp_path / "no.ckpt")
-
-
-def test_a_torn_newest_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
-    folder = RunDir(tmp_path).checkpoints
-    paths = [folder / f"epoch-000{e}-step-{s:08d}.ckpt" for e, s in ((0, 9), (0, 10), (1, 11))]
-    for path in paths:
-        AtomicCheckpointIO().save_checkpoint(CONTENT, path)
-    (folder / "epoch-0002-step-00000012.ckpt.tmp").write_bytes(b"left by a kill")
-    assert find_newest_valid(RunDir(tmp_path)) == paths[2]
-    for torn in (2, 1):
-        os.truncate(paths[torn], 100)
-        assert find_newest_valid(RunDir(tmp_path)) == paths[torn - 1]
-    os.truncate(paths[0], 100)
-    assert find_newest_valid(RunDir(tmp_path)) is None
-
-
-def test_a_run_without_checkpoints_has_no_newest(tmp_path: Path) -> None:
-    assert find_newest_valid(RunDir(tmp_path / "no")) is None
+@pytest.fixture
+def limited_files() -> Iterator[None]:
+    """Files of this process may grow to 1 MB and no further."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_only_the_newest_are_kept_and_the_best_survives_them(run: RunDir) -> None:
@@ -166,7 +92,7 @@ def test_only_the_newest_are_kept_and_the_best_survives_them(run: RunDir) -> Non
         "epoch-0004-step-00000008.ckpt",
         "last.ckpt",
     ]
-    assert all(is_whole(path) for path in run.checkpoints.iterdir())
+    assert all(seal_holds(path) for path in run.checkpoints.iterdir())
     last = (run.checkpoints / "last.ckpt").resolve()
     assert last == newest_first(run.checkpoints)[0]
 
@@ -185,17 +111,19 @@ def test_the_best_is_the_first_with_the_highest_accuracy(run: RunDir) -> None:
     assert best["global_step"] == expected
     state = best["callbacks"]["Checkpointer"]
     assert state["best_top1"] == pytest.approx(accuracy[expected], rel=1e-6)
+    assert state["best_step"] == expected
 
 
-def test_only_a_rise_makes_a_new_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    linked: list[tuple[str, str]] = []
-    monkeypatch.setattr(module, "_link", lambda a, b: linked.append((a.name, b.name)))
-    checkpointer, trainer = Checkpointer(), SimpleNamespace(is_global_zero=True)
+def test_only_a_rise_makes_a_new_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    checkpointer = Checkpointer()
+    monkeypatch.setattr(checkpointer, "save", lambda *a, best: asked.append(best))
     for epoch, top1 in enumerate((0.5, 0.75, 0.75, 0.625, None, 0.875)):
-        trainer.callback_metrics = {} if top1 is None else {"val/top1": torch.tensor(top1)}
-        monkeypatch.setattr(checkpointer, "save", lambda *a, e=epoch: tmp_path / f"{e}.ckpt")
+        metrics = {} if top1 is None else {"val/top1": torch.tensor(top1)}
+        trainer = SimpleNamespace(callback_metrics=metrics, global_step=10 * epoch)
         checkpointer.on_train_epoch_end(trainer, None)
-    assert linked == [(f"{epoch}.ckpt", "best.ckpt") for epoch in (0, 1, 5)]
+    assert asked == [True, True, False, False, False, True]
+    assert (checkpointer.best_top1, checkpointer.best_step) == (0.875, 50)
 
 
 def test_a_checkpoint_says_what_a_resume_must_know(run: RunDir) -> None:
@@ -263,9 +191,9 @@ def test_the_data_goes_on_behind_the_last_sample_and_the_loops_behind_the_last_s
 
 def test_the_best_accuracy_goes_on_with_the_run() -> None:
     first, second = Checkpointer(), Checkpointer()
-    first.best_top1 = 0.75
+    first.best_top1, first.best_step = 0.75, 22
     second.load_state_dict(first.state_dict())
-    assert second.best_top1 == 0.75
+    assert (second.best_top1, second.best_step) == (0.75, 22)
 
 
 def test_at_least_one_checkpoint_is_kept() -> None:
@@ -273,14 +201,115 @@ def test_at_least_one_checkpoint_is_kept() -> None:
         Checkpointer(keep_last=0)
 
 
-def test_best_is_a_copy_where_the_file_system_has_no_hard_links(
-    saved: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(path: Path, target: Path) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
+def test_the_trainer_is_given_the_writer_that_was_asked_for() -> None:
+    assert type(Checkpointer().checkpoint_io()) is AtomicCheckpointIO
+    assert type(Checkpointer(asynchronous=True).checkpoint_io()) is BackgroundCheckpointIO
 
-    monkeypatch.setattr(Path, "hardlink_to", refuse)
-    module._link(saved, saved.with_name("best.ckpt"))
-    before = saved.read_bytes()
-    saved.unlink()
-    assert saved.with_name("best.ckpt").read_bytes() == before
+
+def test_a_resumed_run_mends_what_a_kill_left(tmp_path: Path) -> None:
+    # Killed between the file of step 2, the best so far, and its links.
+    folder = RunDir(tmp_path).checkpoints
+    old, new = (folder / f"epoch-0000-step-0000000{step}.ckpt" for step in (1, 2))
+    for path in (old, new):
+        write_checkpoint({"name": path.name}, path)
+    (folder / "last.ckpt").symlink_to(old.name)
+    (folder / "best.ckpt").hardlink_to(old)
+    (folder / "epoch-0000-step-00000003.ckpt.tmp").write_bytes(b"half")
+    checkpointer = Checkpointer()
+    checkpointer.best_step = 2
+    trainer = SimpleNamespace(default_root_dir=tmp_path, ckpt_path=new, global_step=2)
+    checkpointer._clear_up(trainer)
+    for link in ("last.ckpt", "best.ckpt"):
+        assert torch.load(folder / link, weights_only=True) == {"name": new.name}
+    assert not list(folder.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("asynchronous", ["false", "true"])
+def test_a_disk_too_small_ends_the_run_which_goes_on_when_there_is_space(
+    config: str, small_disk: Path, capsys: pytest.CaptureFixture[str], asynchronous: str
+) -> None:
+    run = RunDir(small_disk / "run")
+    options = ["--run_dir", str(run.path), "--checkpoint.asynchronous", asynchronous]
+    assert fit("--config", config, *options) == 2
+    said = capsys.readouterr().err
+    # 3 to keep, the best and the one being written.
+    assert f"warning: {run.checkpoints} has" in said
+    assert "free, and 5 checkpoints of" in said
+    assert said.count("step-00000002.ckpt needs") == 1
+    assert "it was not begun, and those before it are kept. Free space there, then go on" in said
+    assert [path.name for path in newest_first(run.checkpoints)] == [
+        "epoch-0000-step-00000001.ckpt"
+    ]
+    assert is_whole(run.checkpoints / "last.ckpt")
+    assert run.read_summary()["status"] == "failed"
+
+    subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
+    assert fit("--run_dir", str(run.path), "--ckpt_path", "auto") == 0
+    summary = run.read_summary()
+    assert (summary["status"], summary["global_step"]) == ("done", 8)
+    assert "step-00000001" in summary["resumed_from"]
+
+
+@pytest.mark.parametrize("asynchronous", ["false", "true"])
+def test_a_write_that_fails_ends_the_run_with_one_message(
+    config: str,
+    tmp_path: Path,
+    limited_files: None,
+    capsys: pytest.CaptureFixture[str],
+    asynchronous: str,
+) -> None:
+    run = RunDir(tmp_path / "run")
+    options = ["--run_dir", str(run.path), "--checkpoint.asynchronous", asynchronous]
+    assert fit("--config", config, *options) == 2
+    said = capsys.readouterr().err
+    assert said.count("cannot be written") == 1
+    assert "File too large" in said
+    assert not list(run.checkpoints.iterdir())
+
+
+# Draws from each generator behind each step, and asks to stop behind the third.
+DRAWS = """
+import os, random, signal
+import numpy as np
+import torch
+from lightning.pytorch import Callback
+
+class Draw(Callback):
+    def on_train_batch_end(self, trainer, *ignored):
+        drawn = [random.random(), float(np.random.rand()), float(torch.rand(()))]
+        with open(trainer.default_root_dir + "/drawn", "a") as file:
+            print(trainer.global_step, *drawn, file=file)
+        if trainer.global_step == 3 and "STOP_AT_3" in os.environ:
+            os.kill(os.getpid(), signal.SIGUSR2)
+"""
+
+
+def test_a_users_random_numbers_go_on_where_a_run_was_stopped(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "draws_for_test.py").write_text(DRAWS)
+    monkeypatch.syspath_prepend(tmp_path)
+    whole, stopped = str(tmp_path / "whole"), str(tmp_path / "stopped")
+    options = ["--config", config, "--trainer.callbacks", "draws_for_test.Draw"]
+    assert fit(*options, "--run_dir", whole) == 0
+    with monkeypatch.context() as patch:
+        patch.setenv("STOP_AT_3", "1")
+        assert fit(*options, "--run_dir", stopped) == 75
+    assert fit("--run_dir", stopped, "--ckpt_path", "auto") == 0
+    expected = Path(whole, "drawn").read_text()
+    assert len(expected.splitlines()) == 8  # 4 epochs of 2 steps
+    assert Path(stopped, "drawn").read_text() == expected
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "epoch-0000-step-00000001.ckpt"
+    write_checkpoint({"state_dict": {"w": torch.arange(1000.0)}}, path)
+    assert torch.equal(load_checkpoint(path)["state_dict"]["w"], torch.arange(1000.0))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1  # in the weights: torch itself would read them without a word
+    path.write_bytes(data)
+    assert not torch.equal(
+        torch.load(path, weights_only=True, mmap=True)["state_dict"]["w"], torch.arange(1000.0)
+    )
+    with pytest.raises(UserInputError, match=r"step-00000001\.ckpt is damaged: its bytes .* auto"):
+        load_checkpoint(path)

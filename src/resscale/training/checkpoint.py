@@ -1,4 +1,4 @@
-"""Checkpoints: when they are written, which one is the newest valid, where training goes on.
+"""Checkpoints: when they are written, what they hold, where training goes on.
 
 The position in training is one number, the optimizer steps done. Lightning's own loop counters are
 derived from it when a checkpoint is loaded, so a run continues on any number of ranks.
@@ -6,59 +6,48 @@ derived from it when a checkpoint is loaded, so a run continues on any number of
 
 from __future__ import annotations
 
-import os
 import pickle
-import zipfile
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from resscale.data.datamodule import ShardDataModule
-from resscale.errors import UserInputError
+from resscale.errors import CheckpointError, UserInputError
 from resscale.training.batchnorm import average_batchnorm_statistics
+from resscale.training.checkpoint_background import BackgroundCheckpointIO
+from resscale.training.checkpoint_folder import (
+    drop_oldest,
+    find_newest_valid,
+    newest_first,
+    publish,
+    remove_leftovers,
+)
+from resscale.training.checkpoint_io import AtomicCheckpointIO, PendingSave
+from resscale.training.checkpoint_seal import seal_holds
+from resscale.training.checkpoint_space import expected_bytes, shortage
+from resscale.training.ema import WeightAverage
 from resscale.training.phase import Phase, enter_phase
 from resscale.training.position import Position, rewrite_loops
+from resscale.training.rng import capture_rng, restore_rng
 from resscale.training.rundir import RunDir
+
+__all__ = [
+    "STATE_KEY",
+    "AtomicCheckpointIO",
+    "Checkpointer",
+    "check_resumable",
+    "find_newest_valid",
+    "load_checkpoint",
+    "newest_first",
+]
 
 STATE_KEY = "resscale"
 _FORMAT = 1
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes to a temporary file, syncs it, renames it: a kill leaves the old file or the new."""
-
-    def save_checkpoint(
-        self,
-        checkpoint: dict[str, Any],
-        path: str | os.PathLike[str],
-        storage_options: Any | None = None,
-    ) -> None:
-        """Save atomically.
-
-        Raises:
-            UserInputError: the disk is full or not writable.
-        """
-        target = Path(path)
-        temporary = target.with_name(target.name + ".tmp")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-            _sync_folder(target.parent)
-        except (OSError, RuntimeError) as error:
-            # torch reports a full disk as a RuntimeError of its zip writer.
-            temporary.unlink(missing_ok=True)
-            raise UserInputError(
-                f"the checkpoint {target} cannot be written ({error}). Free space or give another "
-                f"--run_dir, then go on with --ckpt_path auto."
-            ) from error
 
 
 class Checkpointer(Checkpoint):
@@ -70,24 +59,52 @@ class Checkpointer(Checkpoint):
     Args:
         every_n_steps: also save every so many optimizer steps; 0: only at the ends of epochs.
         keep_last: how many of the newest to keep.
+        asynchronous: copy to host memory and let a thread write, while training goes on.
     """
 
-    def __init__(self, every_n_steps: int = 0, keep_last: int = 2) -> None:
+    def __init__(
+        self, every_n_steps: int = 0, keep_last: int = 2, asynchronous: bool = False
+    ) -> None:
         super().__init__()
         if keep_last < 1:
             raise UserInputError(f"checkpoint.keep_last={keep_last} must be at least 1.")
         self.every_n_steps = every_n_steps
         self.keep_last = keep_last
+        self.asynchronous = asynchronous
         self.best_top1 = -1.0
+        self.best_step = -1
         self._saved_step = -1
+        # The newest save, on every rank alike; only rank 0's is ever done.
+        self._pending: PendingSave | None = None
+        self._rng: dict[str, Any] | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """The save in the background has failed; known to rank 0 alone until `settle`."""
+        return self._pending is not None and self._pending.has_failed
+
+    def checkpoint_io(self) -> AtomicCheckpointIO:
+        """Return the writer that the trainer is to use."""
+        return BackgroundCheckpointIO() if self.asynchronous else AtomicCheckpointIO()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best accuracy so far."""
-        return {"best_top1": self.best_top1}
+        """Return the best accuracy so far, and the step that had it."""
+        return {"best_top1": self.best_top1, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue with the best accuracy so far."""
         self.best_top1 = state_dict["best_top1"]
+        # Checkpoints written before 2026-11-24 do not say.
+        self.best_step = state_dict.get("best_step", -1)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Clear up behind a kill, warn of a small disk, go on with the random numbers."""
+        if trainer.is_global_zero:
+            self._clear_up(trainer)
+            self._warn_of_small_disk(trainer, pl_module)
+        if self._rng is not None:
+            restore_rng(self._rng, trainer.strategy.root_device)
+        self._rng = None
 
     def on_train_batch_end(
         self,
@@ -109,28 +126,90 @@ class Checkpointer(Checkpoint):
         if improved:
             assert top1 is not None
             self.best_top1 = float(top1)
-        path = self.save(trainer, pl_module)
-        if improved and trainer.is_global_zero:
-            _link(path, path.with_name("best.ckpt"))
+            self.best_step = trainer.global_step
+        self.save(trainer, pl_module, best=improved)
 
-    def save(self, trainer: Trainer, pl_module: LightningModule) -> Path:
-        """Save now, on all ranks together; return the file."""
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do not end before the last save is on the disk."""
+        self.settle(trainer)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Let a save under way come to its end, unless the user gave up at once."""
+        if not trainer.is_global_zero or isinstance(exception, KeyboardInterrupt):
+            return
+        error = self._pending.wait() if self._pending is not None else None
+        if error is not None and error is not exception:
+            print(f"the last checkpoint failed too: {error}", file=sys.stderr, flush=True)
+
+    def save(self, trainer: Trainer, pl_module: LightningModule, *, best: bool = False) -> Path:
+        """Save now, on all ranks together; return the file, complete or being written.
+
+        Args:
+            trainer: in training, at a step boundary.
+            pl_module: the module in training.
+            best: make it `best.ckpt` too.
+
+        Raises:
+            CheckpointError: it cannot be written, or the one before it could not be.
+        """
         position = Position.of(trainer)
         folder = RunDir(trainer.default_root_dir).checkpoints
         name = f"epoch-{position.epoch:04d}-step-{position.global_step:08d}.ckpt"
         path = folder / name
+        self.settle(trainer)
         if self._saved_step == position.global_step and not position.at_epoch_start:
             return path
         enter_phase(trainer, Phase.SAVE)
         average_batchnorm_statistics(pl_module)
-        trainer.save_checkpoint(path, weights_only=False)
+        self._pending = PendingSave(
+            partial(publish, path, self.keep_last, best),
+            partial(drop_oldest, folder, self.keep_last),
+        )
+        trainer.save_checkpoint(path, weights_only=False, storage_options=self._pending)
         self._saved_step = position.global_step
-        if trainer.is_global_zero:
-            _link(path, folder / "last.ckpt", symbolic=True)
-            for old in newest_first(folder)[self.keep_last :]:
-                old.unlink()
+        if not self.asynchronous:
+            self.settle(trainer)
         enter_phase(trainer, Phase.SYNC)
         return path
+
+    def settle(self, trainer: Trainer) -> None:
+        """Wait until the newest save is on the disk; all ranks together.
+
+        Raises:
+            CheckpointError: it cannot be written; on every rank.
+        """
+        pending = self._pending
+        if pending is None:
+            return
+        enter_phase(trainer, Phase.SAVE)
+        error = pending.wait() if trainer.is_global_zero else None
+        # All ranks must leave at the same step, or the others would wait for ever.
+        told: str | None = trainer.strategy.broadcast(None if error is None else str(error))
+        self._pending = None
+        if error is not None:
+            raise error
+        if told is not None:
+            raise CheckpointError(told)
+
+    def _clear_up(self, trainer: Trainer) -> None:
+        folder = RunDir(trainer.default_root_dir).checkpoints
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        resumed = None if trainer.ckpt_path is None else Path(trainer.ckpt_path)
+        if resumed in newest_first(folder):
+            # The kill may have come between the file and its links.
+            publish(resumed, self.keep_last, best=trainer.global_step == self.best_step)
+
+    def _warn_of_small_disk(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folder = RunDir(trainer.default_root_dir).checkpoints
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set at run time
+        averaged = any(isinstance(callback, WeightAverage) for callback in callbacks)
+        size = expected_bytes(pl_module, trainer.optimizers, averaged)
+        warning = shortage(folder, size, self.keep_last, len(newest_first(folder)))
+        if warning is not None:
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -147,6 +226,7 @@ class Checkpointer(Checkpoint):
             "manifest": data.manifest("train").fingerprint,
             "num_samples": data.manifest("train").num_samples,
             "config": getattr(trainer, "resscale_config", None),
+            "rng": capture_rng(trainer.strategy.root_device),
         }
 
     def on_load_checkpoint(
@@ -160,6 +240,8 @@ class Checkpointer(Checkpoint):
         data = trainer.datamodule  # type: ignore[attr-defined]
         state = check_resumable(checkpoint, data)
         data.samples_seen = state["samples_seen"]
+        # Checkpoints written before 2026-11-24 have none.
+        self._rng = state.get("rng")
         accumulate = data.plan(trainer.world_size).accumulate
         position = Position(state["global_step"], data.steps_per_epoch(), accumulate)
         rewrite_loops(checkpoint["loops"]["fit_loop"], position)
@@ -190,6 +272,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UserInputError: it is damaged, or holds more than tensors and plain values.
     """
     try:
+        if seal_holds(path) is False:
+            raise UserInputError(
+                f"{path} is damaged: its bytes are not those that its SHA-256 was taken of. "
+                f"Name another, or --ckpt_path auto for the newest whole one of a run."
+            )
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise UserInputError(
@@ -201,50 +288,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def find_newest_valid(run_dir: RunDir) -> Path | None:
-    """Return the newest whole checkpoint of a run; a torn one falls back to the one before."""
-    return next((path for path in newest_first(run_dir.checkpoints) if is_whole(path)), None)
-
-
-def newest_first(folder: Path) -> list[Path]:
-    """Return the numbered checkpoints of a folder, the furthest in training first."""
-    return sorted(folder.glob("epoch-*-step-*.ckpt"), key=lambda path: path.name, reverse=True)
-
-
-def is_whole(path: Path) -> bool:
-    """Read a checkpoint through and compare its checksums (CRC-32 of each record)."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile, EOFError):
-        return False
-
-
 def _refuse_other(state: dict[str, Any], name: str, now: Any, option: str) -> None:
     if state[name] != now:
         raise UserInputError(
             f"the checkpoint was trained with {name}={state[name]}, now it is {now}: the order of "
             f"samples would change in mid-run. Set {option} as it was, or start a new run."
         )
-
-
-def _link(source: Path, target: Path, *, symbolic: bool = False) -> None:
-    """Point `target` at `source` in one step; a hard link outlives the source's name."""
-    temporary = target.with_name(target.name + ".tmp")
-    temporary.unlink(missing_ok=True)
-    if symbolic:
-        temporary.symlink_to(source.name)
-    else:
-        try:
-            temporary.hardlink_to(source)
-        except OSError:  # file systems without hard links
-            temporary.write_bytes(source.read_bytes())
-    temporary.replace(target)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -55,12 +55,15 @@ class Preemption(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Vote at each step boundary; the epoch's last step leaves it to `on_train_epoch_end`."""
+        """Vote at each step boundary; the epoch's last step leaves it to `on_train_epoch_end`.
+
+        A save that failed in the background is a reason to leave too: rank 0 alone knows of it.
+        """
         position = Position.of(trainer)
         if not position.is_step_boundary or position.at_epoch_start:
             return
         assert self._consensus is not None
-        if self._consensus.cast(int(self.requested is not None)):
+        if self._consensus.cast(int(self._wants_to_leave())):
             self._leave(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -81,9 +84,14 @@ class Preemption(Checkpoint):
         self._restore()
 
     def _leave(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Raises what went wrong with the save before, if anything did.
         path = self.checkpointer.save(trainer, pl_module)
+        self.checkpointer.settle(trainer)
         reason = self.requested or "another rank's request"
         raise Preempted(f"stopped by {reason} at step {trainer.global_step}; saved {path}")
+
+    def _wants_to_leave(self) -> bool:
+        return self.requested is not None or self.checkpointer.has_failed
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
