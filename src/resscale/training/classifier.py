@@ -134,7 +134,11 @@ class ImageClassifier(LightningModule):
         """Key stochastic layers by the micro-batch, so that ranks and restarts do not matter."""
         # By way of numpy, which refuses what lies on a device, where torch would wait for it.
         first = int(batch["id"].numpy()[0])
-        torch.manual_seed(mix_key(self.seed, _STOCHASTIC, batch["epoch"], first) >> 1)
+        seed = mix_key(self.seed, _STOCHASTIC, batch["epoch"], first) >> 1
+        # Not torch.manual_seed: for each kind of device that is not there it formats a traceback.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of a micro-batch."""

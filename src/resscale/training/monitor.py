@@ -178,7 +178,8 @@ class Monitor(Callback):
         self._skipped_steps = skipped_steps(trainer)
         samples = (trainer.global_step - self._step_before) * data.global_batch_size
         # Counting them takes a moment, so only where they are wanted.
-        macs = pl_module.num_macs(data.train_crop.size) if self.speed.peak_flops_per_s else None
+        wanted = trainer.is_global_zero and self.speed.peak_flops_per_s
+        macs = pl_module.num_macs(data.train_crop.size) if wanted else None
         values = self.speed.add(interval, times, samples, elapsed_s, macs)
         self._log_interval(interval, samples, elapsed_s, values, trainer)
         self._tell_slow(trainer)
