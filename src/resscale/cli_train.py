@@ -84,6 +84,7 @@ def run_fit(argv: Sequence[str]) -> int:
         return failure.exit_code
     finally:
         code = session.wait_for_ranks()
+        session.watch.release()
     if code:
         raise ResscaleError(f"another rank ended with code {code}; see its message above.")
     if session.trainer.is_global_zero:

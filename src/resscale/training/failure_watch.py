@@ -164,6 +164,11 @@ class FailureWatch(Callback):
         exception.add_note(first.summary())
         self._close(State.FAILED)
 
+    def release(self) -> None:
+        """Training has ended in this process, well or not: the watchdog need not end it."""
+        if self._watchdog is not None:
+            self._watchdog.stopped.set()
+
     def tell(self) -> None:
         """Print what failed first, once. The one that speaks keeps it in the run's summary."""
         failure = self.consequence_of
