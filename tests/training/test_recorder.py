@@ -129,6 +129,24 @@ def test_the_summary_holds_the_newest_and_the_best_accuracy(run: RunDir, trainer
     assert found == (0.625, 0.875, 0.75)
 
 
+def test_the_averages_accuracy_stands_beside_the_one_measured_with_it(
+    run: RunDir, trainer: Any
+) -> None:
+    run.write_summary({"val_top1": 0.5, "val_ema_top1": 0.625})
+    monitor = Monitor()
+    recorder = Recorder(monitor, "resscale fit", Path("some.ckpt"))
+    recorder.on_train_start(trainer, MODULE)
+    assert run.read_summary()["val_ema_top1"] == 0.625  # until the next evaluation
+    monitor.latest.update({"val/top1": 0.75, "val/ema_top1": 0.875})
+    recorder.on_validation_end(trainer, MODULE)
+    assert run.read_summary()["val_ema_top1"] == 0.875
+    # A resume without an average measures none.
+    other = Monitor()
+    other.latest["val/top1"] = 0.75
+    Recorder(other, "resscale fit", Path("some.ckpt")).on_validation_end(trainer, MODULE)
+    assert "val_ema_top1" not in run.read_summary()
+
+
 def test_a_resumed_run_goes_on_with_its_history(run: RunDir, trainer: Any) -> None:
     before = {"bad_samples": 3, "best_val_top1": 0.75, "val_top1": 0.5, "val_top5": 0.9}
     run.write_summary({"status": "preempted", **before})
