@@ -291,10 +291,13 @@ def test_a_users_random_numbers_go_on_where_a_run_was_stopped(
     monkeypatch.syspath_prepend(tmp_path)
     whole, stopped = str(tmp_path / "whole"), str(tmp_path / "stopped")
     options = ["--config", config, "--trainer.callbacks", "draws_for_test.Draw"]
+    options += ["--checkpoint.asynchronous", "true"]
     assert fit(*options, "--run_dir", whole) == 0
     with monkeypatch.context() as patch:
         patch.setenv("STOP_AT_3", "1")
         assert fit(*options, "--run_dir", stopped) == 75
+    # The run does not leave before the file is whole, though a thread wrote it.
+    assert seal_holds(newest_first(RunDir(stopped).checkpoints)[0])
     assert fit("--run_dir", stopped, "--ckpt_path", "auto") == 0
     expected = Path(whole, "drawn").read_text()
     assert len(expected.splitlines()) == 8  # 4 epochs of 2 steps

@@ -5,12 +5,12 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from resscale.training.host_copy import copy_to_host, storage_bytes
+from resscale.training.host_copy import HostCopier, storage_bytes
 
 
 def test_the_copy_is_equal_and_does_not_move_with_the_original() -> None:
     tree = {"w": torch.arange(6.0).view(2, 3), "list": [torch.ones(2), 5], "t": (torch.zeros(1),)}
-    copied = copy_to_host(tree)
+    copied = HostCopier().copy(tree)
     for tensor in (tree["w"], tree["list"][0], tree["t"][0]):
         tensor.add_(100)
     assert torch.equal(copied["w"], torch.arange(6.0).view(2, 3))
@@ -21,14 +21,14 @@ def test_the_copy_is_equal_and_does_not_move_with_the_original() -> None:
 
 def test_values_beside_tensors_are_copied_too() -> None:
     tree = {"config": {"lr": [0.1, 0.2]}, "step": 3}
-    copied = copy_to_host(tree)
+    copied = HostCopier().copy(tree)
     tree["config"]["lr"].append(0.3)
     assert copied == {"config": {"lr": [0.1, 0.2]}, "step": 3}
 
 
 def test_tensors_that_share_memory_share_it_in_the_copy() -> None:
     flat = torch.arange(12.0)
-    copied = copy_to_host({"whole": flat, "part": flat[4:8], "again": flat})
+    copied = HostCopier().copy({"whole": flat, "part": flat[4:8], "again": flat})
     copied["whole"][5] = -1
     assert copied["part"][1] == -1
     assert copied["again"] is copied["whole"]
@@ -37,7 +37,9 @@ def test_tensors_that_share_memory_share_it_in_the_copy() -> None:
 
 def test_layout_and_type_are_kept() -> None:
     weight = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
-    copied = copy_to_host({"w": weight, "n": torch.tensor(7), "half": torch.ones(3).bfloat16()})
+    copied = HostCopier().copy(
+        {"w": weight, "n": torch.tensor(7), "half": torch.ones(3).bfloat16()}
+    )
     assert copied["w"].is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(copied["w"], weight)
     assert copied["n"].dtype == torch.int64
@@ -47,7 +49,7 @@ def test_layout_and_type_are_kept() -> None:
 
 def test_a_state_dict_stays_one() -> None:
     state = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).state_dict()
-    copied = copy_to_host(state)
+    copied = HostCopier().copy(state)
     assert type(copied) is OrderedDict
     assert copied._metadata == state._metadata
     assert list(copied) == list(state)
@@ -55,6 +57,16 @@ def test_a_state_dict_stays_one() -> None:
 
 
 def test_empty_tensors_are_copied_each() -> None:
-    copied = copy_to_host({"a": torch.empty(0), "b": torch.empty(0, 3)})
+    copied = HostCopier().copy({"a": torch.empty(0), "b": torch.empty(0, 3)})
     assert copied["a"].shape == (0,)
     assert copied["b"].shape == (0, 3)
+
+
+def test_the_memory_of_a_copy_is_used_again_for_the_next() -> None:
+    copier = HostCopier()
+    first = copier.copy({"a": torch.zeros(5), "b": torch.zeros(5), "gone": torch.zeros(7)})
+    where = {first["a"].data_ptr(), first["b"].data_ptr()}
+    second = copier.copy({"a": torch.ones(5), "b": torch.full((5,), 2.0), "new": torch.ones(3)})
+    assert {second["a"].data_ptr(), second["b"].data_ptr()} == where
+    assert (second["a"].tolist(), second["b"].tolist()) == ([1.0] * 5, [2.0] * 5)
+    assert second["new"].tolist() == [1.0] * 3

@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from resscale.training.checkpoint_io import AtomicCheckpointIO, PendingSave, write_checkpoint
-from resscale.training.host_copy import copy_to_host
+from resscale.training.host_copy import HostCopier
 
 
 class BackgroundCheckpointIO(AtomicCheckpointIO):
     """Returns as soon as the checkpoint is copied; the `PendingSave` says when it is on the disk.
 
-    A save waits for the one before, so at most one copy is in memory beside the one being made.
+    A save waits for the one before, and is copied to where that one was: one copy is in memory.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._thread: threading.Thread | None = None
+        self._copier = HostCopier()
 
     def save_checkpoint(
         self,
@@ -48,7 +49,7 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
         if not isinstance(storage_options, PendingSave):
             super().save_checkpoint(checkpoint, path)
             return
-        copied = copy_to_host(checkpoint)
+        copied = self._copier.copy(checkpoint)
         # A daemon: the second Ctrl-C, and a failing rank, must not wait for the disk.
         self._thread = threading.Thread(
             target=_write,
