@@ -28,7 +28,7 @@ from resscale.data.dataset import Batch, BatchRequest
 from resscale.data.index_shards import expand_shards, index_shards
 from resscale.data.loader import EvaluationLoader, StartMethod, TrainLoader, WorkerOptions
 from resscale.data.shard_index import ShardIndex
-from resscale.errors import DataFormatError
+from resscale.errors import DataFormatError, ResscaleError
 
 pytestmark = [
     # Workers are forked here on purpose: it is one of the start methods that must give the same.
@@ -492,3 +492,36 @@ def test_the_time_waited_for_batches_is_counted(manifest: Manifest) -> None:
     assert first > 0.0
     seen(loader)
     assert loader.wait_s > first
+
+
+@pytest.mark.parametrize("kind", ["training", "evaluation"])
+def test_each_wait_for_a_batch_is_announced(manifest: Manifest, kind: str) -> None:
+    """So that it is known what a rank does that never gets one."""
+    loader: TrainLoader | EvaluationLoader = loader_of(manifest, 4)
+    if kind == "evaluation":
+        requests = [BatchRequest(np.arange(start, start + 2)) for start in (0, 2)]
+        loader = EvaluationLoader(ShardDataset(manifest, CenterCrop(16, 16)), requests, HERE)
+    waits: list[int] = []
+    loader.before_wait = lambda: waits.append(1)
+    batches = iter(loader)
+    assert waits == []
+    next(batches)
+    assert len(waits) == 1
+    count = 1 + sum(1 for _ in batches)
+    assert len(waits) == count + 1  # and the one that finds no more
+
+
+@pytest.mark.parametrize("kind", ["training", "evaluation"])
+def test_a_killed_reading_process_is_one_clear_error(manifest: Manifest, kind: str) -> None:
+    options = WorkerOptions(1, "forkserver", prefetch_factor=1)
+    loader: TrainLoader | EvaluationLoader = loader_of(manifest, options=options)
+    if kind == "evaluation":
+        requests = [BatchRequest(np.arange(2))] * 9
+        loader = EvaluationLoader(ShardDataset(manifest, CenterCrop(16, 16)), requests, options)
+        BUILT.append(loader)
+    batches = iter(loader)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(ResscaleError, match=r"a process that reads samples is gone .*num_workers"):
+        list(batches)

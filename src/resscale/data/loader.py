@@ -82,7 +82,7 @@ class TrainLoader:
             if self.before_wait is not None:
                 self.before_wait()
             started = time.perf_counter()
-            batch = next(batches, None)
+            batch = _next(batches)
             self.wait_s += time.perf_counter() - started
             if batch is None:
                 return
@@ -155,7 +155,7 @@ class EvaluationLoader:
         while True:
             if self.before_wait is not None:
                 self.before_wait()
-            batch = next(batches, None)
+            batch = _next(batches)
             if batch is None:
                 return
             yield raise_errors(batch)
@@ -179,6 +179,24 @@ def raise_errors(batch: Batch | ResscaleError) -> Batch:
     if isinstance(batch, ResscaleError):
         raise batch
     return batch
+
+
+def _next(batches: Iterator[Batch | ResscaleError]) -> Batch | ResscaleError | None:
+    """Return the next batch, None behind the last one.
+
+    Raises:
+        ResscaleError: a reading process is gone.
+    """
+    try:
+        return next(batches, None)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ResscaleError(
+            f"a process that reads samples is gone ({' '.join(str(error).split())}): somebody "
+            f"killed it, or the system did for lack of memory (its log says so). Lower "
+            f"data.num_workers if it was memory."
+        ) from error
 
 
 def build_loader(

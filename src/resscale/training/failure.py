@@ -24,6 +24,9 @@ from torch import distributed
 from resscale.training.phase import Record
 from resscale.training.rundir import RunDir
 
+# Name of a failure's line in the ledger.
+EVENT = "rank_failed"
+
 _COMMUNICATION = re.compile(
     r"gloo|nccl|connection (closed|reset|refused)|broken pipe|tim(ed|e) ?-?out|process ?group"
     r"|tcpstore|socket",
@@ -66,18 +69,13 @@ class Failure:
     same_place: list[int] = field(default_factory=list)
     time_s: float = field(default_factory=time.time)
 
-    @property
-    def event(self) -> str:
-        """Name of its line in the ledger; a guard that ends training is not a rank's failure."""
-        return "rank_stopped" if self.exit_code == 70 and self.exception else "rank_failed"
-
     def summary(self) -> str:
         """Return who failed, where and of what, in one line or few."""
         what = self.message if self.exception is None else f"{self.exception}: {self.message}"
         unsure = ""
         if self.same_place:
             others = ", ".join(map(str, self.same_place))
-            unsure = f" Ranks {others} stand at the same place, so it may be one of them."
+            unsure = f"; ranks at the same place, so it may be one of them: {others}"
         return (
             f"rank {self.rank} of {self.world_size} failed first, at step {self.step} in phase "
             f"{self.phase} (host {self.host}, process {self.pid}): {what}{unsure}"
@@ -145,7 +143,7 @@ def announce(run_dir: Path, life: str, failure: Failure) -> Failure:
     if first is failure:
         # As above: without the ledger the console still says it.
         with contextlib.suppress(OSError):
-            RunDir(run_dir).append_event(failure.event, **asdict(failure))
+            RunDir(run_dir).append_event(EVENT, **asdict(failure))
     return first
 
 

@@ -16,8 +16,15 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from resscale.errors import Preempted, ResscaleError, UserInputError
-from resscale.training.failure import Failure, announce, is_consequence, read_failure
+from resscale.errors import Preempted, ResscaleError, TrainingStopped, UserInputError
+from resscale.training.failure import (
+    EVENT,
+    Failure,
+    announce,
+    claim,
+    is_consequence,
+    read_failure,
+)
 from resscale.training.launcher import RankLauncher
 from resscale.training.phase import Phase, RankRecord, State, enter_phase, read_record
 from resscale.training.rundir import RunDir
@@ -156,11 +163,19 @@ class FailureWatch(Callback):
             self._close(State.FAILED)
             return
         first: Failure | None = None
+        # Our own messages are most often found by all ranks at the same step; rank 0 says them.
+        is_agreed = isinstance(exception, ResscaleError) and exception.exit_code != 1
         if self._world_size > 1 and is_consequence(exception):
             first = self.consequence_of = self._hear()
+        elif is_agreed and watchdog.rank != 0:
+            first = self._hear()
         if first is None:
             own = self._failure_of(exception, record)
-            first = announce(self.run.path, watchdog.life, own)
+            # A guard that stops all ranks is no failure of a rank: the others hear of it all the
+            # same, but the ledger has the guard's own line.
+            is_guard = isinstance(exception, TrainingStopped) and watchdog.rank == 0
+            say = claim if is_guard else announce
+            first = say(self.run.path, watchdog.life, own)
         exception.add_note(first.summary())
         self._close(State.FAILED)
 
@@ -176,7 +191,7 @@ class FailureWatch(Callback):
             return
         before = self.run.read_summary()
         if before and self.speaks:
-            status = "stopped" if failure.event == "rank_stopped" else "failed"
+            status = "stopped" if failure.exception == TrainingStopped.__name__ else "failed"
             self.run.write_summary({**before, "status": status, "reason": failure.summary()})
         print(
             f"{failure.report()}\nsee {self.run.events}; go on from the newest checkpoint with "
@@ -222,7 +237,7 @@ class FailureWatch(Callback):
             # code of the user's has said why, and leaves the run as it was.
             failure = gone(local_rank, self._world_size, pid, code, None)
             if code < 0 or code == ResscaleError.exit_code:
-                self.run.append_event(failure.event, **asdict(failure))
+                self.run.append_event(EVENT, **asdict(failure))
             return
         rank = watchdog.rank + local_rank
         record = read_record(self.run.path, watchdog.life, rank)

@@ -13,8 +13,8 @@ import mmap
 import os
 import socket
 import struct
+import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,6 +121,8 @@ class RankRecord:
             # The machine's shared memory is full: readers look into the run directory next.
             self._path = self.published
             self._map = _map_new_file(self._path, header + bytes(_STATE.size))
+        self._closing = threading.Lock()
+        self._closed = False
         self._step = 0
         self._phase = Phase.START
         self.beats = 0
@@ -155,7 +157,26 @@ class RankRecord:
         self.enter(Phase.DATA)
 
     def publish(self) -> None:
-        """Copy the record into the run directory, for other machines."""
+        """Copy the record into the run directory, for other machines; any thread may."""
+        with self._closing:
+            if not self._closed:
+                self._publish()
+
+    def close(self, state: State) -> None:
+        """Note how the rank ended. A record of a rank that ended well is removed."""
+        with self._closing:
+            self._closed = True
+            self._write(state)
+            self._publish()
+            if self._path != self.published:
+                self._path.unlink(missing_ok=True)
+            if state == State.ENDED:
+                self.published.unlink(missing_ok=True)
+                # Not where other ranks' records, or the story of a failure, are left.
+                with contextlib.suppress(OSError):
+                    self.published.parent.rmdir()
+
+    def _publish(self) -> None:
         if self._path == self.published:
             return
         # A full disk ends training when a checkpoint is written, not here.
@@ -165,13 +186,6 @@ class RankRecord:
                 os.pwrite(descriptor, self._map[:], 0)
             finally:
                 os.close(descriptor)
-
-    def close(self, state: State) -> None:
-        """Note how the rank ended; only the copy in the run directory stays."""
-        self._write(state)
-        self.publish()
-        if self._path != self.published:
-            self._path.unlink(missing_ok=True)
 
     def _write(self, state: State) -> None:
         beats = self.beats
@@ -185,16 +199,6 @@ def enter_phase(trainer: Trainer, phase: Phase) -> None:
     record: RankRecord | None = getattr(trainer, "rank_record", None)
     if record is not None:
         record.enter(phase, trainer.global_step)
-
-
-@contextlib.contextmanager
-def phase_of(trainer: Trainer, phase: Phase) -> Iterator[None]:
-    """Note a phase, and behind it the one before; an exception leaves the phase it came from."""
-    record: RankRecord | None = getattr(trainer, "rank_record", None)
-    before = Phase.START if record is None else record.phase
-    enter_phase(trainer, phase)
-    yield
-    enter_phase(trainer, before)
 
 
 def read_record(run_dir: Path, life: str, rank: int) -> Record | None:

@@ -1,0 +1,235 @@
+"""The callback notes each phase of a real training and says how it failed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from resscale.errors import Preempted, TrainingStopped, UserInputError
+from resscale.training.failure import EVENT, Failure
+from resscale.training.failure_watch import FailureWatch
+from resscale.training.rundir import RunDir
+
+STEPS = 2
+
+
+class Line(LightningModule):
+    """A line through one point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(1, 1)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return self.line(batch).square().mean()
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.line(batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Loader(DataLoader[Any]):
+    """Says when it is waited for, as our loaders do."""
+
+    before_wait: Callable[[], None]
+
+    def __iter__(self) -> Any:
+        batches = super().__iter__()
+        while True:
+            self.before_wait()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+
+class Points(LightningDataModule):
+    """Two batches to train on, one to evaluate on."""
+
+    before_wait: Callable[[], None]
+
+    def _loader(self, batches: int) -> Loader:
+        loader = Loader(torch.ones(batches, 1))  # type: ignore[arg-type]
+        loader.before_wait = self.before_wait
+        return loader
+
+    def train_dataloader(self) -> Loader:
+        return self._loader(STEPS)
+
+    def val_dataloader(self) -> Loader:
+        return self._loader(1)
+
+
+class Act(Callback):
+    """Does something in a hook of training, and notes the phase in each."""
+
+    def __init__(self, hook: str = "", act: Callable[[Trainer], None] | None = None) -> None:
+        self.seen: list[tuple[str, str, int]] = []
+        self.hook = hook
+        self.act = act
+
+    def _in(self, hook: str, trainer: Trainer) -> None:
+        record = trainer.rank_record  # type: ignore[attr-defined]
+        self.seen.append((hook, str(record.phase), record.step))
+        if self.act is not None and hook == self.hook:
+            self.act(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._in("train start", trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        self._in("batch start", trainer)
+
+    def on_before_backward(self, trainer: Trainer, *args: Any) -> None:
+        self._in("before backward", trainer)
+
+    def on_after_backward(self, trainer: Trainer, *args: Any) -> None:
+        self._in("after backward", trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._in("batch end", trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._in("validation", trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._in("epoch end", trainer)
+
+
+def fit(run: RunDir, act: Act, watch: FailureWatch | None = None) -> FailureWatch:
+    watch = watch or FailureWatch(run, hang_timeout_s=0)
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[watch, act],
+    )
+    watch.attach(trainer)
+    trainer.fit(Line(), Points())
+    return watch
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return RunDir(tmp_path / "run")
+
+
+def raise_(error: BaseException) -> Callable[[Trainer], None]:
+    def act(trainer: Trainer) -> None:
+        raise error
+
+    return act
+
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated"),
+]
+
+
+def test_each_part_of_a_step_is_its_phase(run: RunDir) -> None:
+    act = Act()
+    fit(run, act)
+    step = [
+        ("batch start", "forward"),
+        ("before backward", "backward"),
+        ("after backward", "sync"),
+        ("batch end", "sync"),
+    ]
+    assert [(hook, phase) for hook, phase, _ in act.seen] == [
+        ("train start", "start"),
+        *step * STEPS,
+        ("validation", "evaluate"),
+        ("epoch end", "sync"),
+    ]
+    done = [steps for hook, _, steps in act.seen if hook == "batch end"]
+    assert done == [1, 2]  # optimizer steps done
+
+
+def test_a_run_that_ends_well_leaves_no_records(run: RunDir) -> None:
+    watch = fit(run, Act())
+    assert list(run.path.iterdir()) == []
+    assert watch.consequence_of is None
+
+
+def test_an_exception_is_named_with_its_step_phase_and_line(run: RunDir) -> None:
+    act = Act("after backward", raise_(ZeroDivisionError("the injected error")))
+    with pytest.raises(ZeroDivisionError) as caught:
+        fit(run, act)
+    (event,) = run.read_events(EVENT)
+    assert (event["rank"], event["step"], event["phase"]) == (0, 0, "sync")
+    assert (event["kind"], event["exception"]) == ("exception", "ZeroDivisionError")
+    assert event["message"] == "the injected error"
+    assert f'File "{__file__}"' in event["traceback"]
+    (note,) = caught.value.__notes__
+    assert note.startswith("rank 0 of 1 failed first, at step 0 in phase sync (host ")
+    assert note.endswith("): ZeroDivisionError: the injected error")
+
+
+def test_an_error_while_waiting_for_a_batch_is_one_of_data(run: RunDir) -> None:
+    def spoil(trainer: Trainer) -> None:
+        def fail() -> None:
+            trainer.rank_record.enter_data()  # type: ignore[attr-defined]
+            raise OSError("the disk is gone")
+
+        trainer.train_dataloader.before_wait = fail  # type: ignore[union-attr]
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        fit(run, Act("batch end", spoil))
+    assert run.read_events(EVENT)[0]["phase"] == "data"
+
+
+@pytest.mark.parametrize("error", [Preempted("asked to stop"), TrainingStopped("the loss is nan")])
+def test_a_run_that_is_stopped_has_not_failed(run: RunDir, error: Exception) -> None:
+    with pytest.raises(type(error)):
+        fit(run, Act("batch end", raise_(error)))
+    assert run.read_events(EVENT) == []
+
+
+def test_a_fault_of_the_users_before_training_leaves_the_ledger_alone(run: RunDir) -> None:
+    with pytest.raises(UserInputError):
+        fit(run, Act("train start", raise_(UserInputError("other data"))))
+    assert not run.events.exists()
+
+
+def test_a_fault_of_the_users_in_training_is_named_with_its_exit_code(run: RunDir) -> None:
+    with pytest.raises(UserInputError):
+        fit(run, Act("batch end", raise_(UserInputError("the disk is full"))))
+    (event,) = run.read_events(EVENT)
+    assert (event["exit_code"], event["step"]) == (2, 1)
+
+
+def test_the_failure_of_another_rank_is_told_once_as_the_last_lines(
+    run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.write_summary({"status": "failed", "reason": "Connection closed by peer"})
+    watch = FailureWatch(run, hang_timeout_s=0)
+    watch.tell()
+    assert capsys.readouterr().err == ""  # nothing yet
+    watch.consequence_of = Failure(
+        "exception", 1, 2, "h", 7, 3, "data", "OSError", "gone", "Traceback ...", 1
+    )
+    watch.tell()
+    watch.tell()
+    summary = "rank 1 of 2 failed first, at step 3 in phase data (host h, process 7): OSError: gone"
+    assert capsys.readouterr().err == (
+        f"Traceback ...\n{summary}\nsee {run.events}; go on from the newest checkpoint with "
+        f"--run_dir {run.path} --ckpt_path auto\n"
+    )
+    assert run.read_summary() == {"status": "failed", "reason": summary}
+
+
+def test_a_timeout_below_0_is_refused(run: RunDir) -> None:
+    with pytest.raises(UserInputError, match="hang_timeout_s=-1 must be above 0, or 0 to wait"):
+        FailureWatch(run, hang_timeout_s=-1)
