@@ -310,6 +310,35 @@ def test_a_rank_that_holds_the_others_up_is_told_of_once_per_epoch(
     assert len(RunDir(trainer.default_root_dir).read_events("straggler")) == 2
 
 
+@pytest.mark.parametrize(("waits_forward", "own_s"), [(False, 1.0), (True, 0.2)])
+def test_own_time_ends_where_ranks_may_wait_for_each_other(
+    clock: Clock, trainer: Any, waits_forward: bool, own_s: float
+) -> None:
+    sums = Sums()
+    if waits_forward:
+        sums.model = nn.SyncBatchNorm(1).eval()
+    monitor = Monitor()
+    monitor.on_train_start(trainer, sums)
+    loop = trainer.fit_loop.epoch_loop.batch_progress.current
+    for number in range(4):
+        clock.now += 0.1
+        sums(torch.zeros(2, 1, 2, 2))
+        clock.now += 0.4
+        sums(torch.zeros(2, 1, 2, 2))  # within a strategy's wrapper there are two calls
+        monitor.on_before_backward(trainer, sums, LOSS["loss"])
+        clock.now += 1.0
+        loop.ready = number + 1
+        trainer.global_step = loop.ready // 2
+        batch: Any = {"bad": [], "epoch": 0, "step": number // 2}
+        monitor.on_train_batch_end(trainer, sums, LOSS, batch, number)
+    assert monitor.speed.slowest is not None
+    # Two micro-batches a step: 2 · (0.1 + 0.4) s up to the backward pass, or 2 · 0.1 s.
+    assert monitor.speed.slowest.own_s == pytest.approx(own_s)
+    assert monitor.speed.slowest.step_s == pytest.approx(3.0)
+    monitor.on_train_end(trainer, sums)
+    assert not sums._forward_pre_hooks
+
+
 def test_a_real_run_says_how_fast_it_was(fit: Fit) -> None:
     # 1e9 operations per second; resnet20_cifar on one channel at 8 px takes 2,516,608 MACs.
     code, run_dir = fit("--monitor.peak_flops_per_s", "1e9")

@@ -79,12 +79,13 @@ def test_what_lies_before_a_beginning_counts_nowhere() -> None:
     assert timer.take(1) == Times((2.0,), own_s=1.0)
 
 
-def test_the_last_of_several_ends_counts() -> None:
+def test_the_first_of_several_ends_counts() -> None:
     clock = HandClock()
     timer = StepTimer(clock)
     timer.begin()
-    timer.note_own_end()  # a forward pass inside another one
     clock.now += 1.0
+    timer.note_own_end()
+    clock.now += 2.0  # waiting for others before a forward pass inside the first one
     timer.note_own_end()
     timer.end_micro_batch(is_step_boundary=True)
     assert timer.take(1).own_s == 1.0

@@ -82,7 +82,10 @@ class Monitor(Callback):
             peak = peak or find_peak_flops_per_s(torch.cuda.get_device_name(device))
         self.speed = Speed(gather_hosts(trainer.world_size), peak)
         if _forward_waits(pl_module):
-            self._forward_hook = pl_module.register_forward_pre_hook(self._note_forward)
+            # Before the hooks that gather shares of the weights.
+            self._forward_hook = pl_module.register_forward_pre_hook(
+                self._note_forward, prepend=True
+            )
         self._begin(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,7 +1,8 @@
 """Step times and the slowest rank: measured without waiting for the device, compared purely.
 
 Ranks wait for each other in the backward pass, where gradients are reduced, so all have the same
-step time. A rank's own time is the part of a step outside it: batch, callbacks, forward pass.
+step time. A rank's own time is the part of a step outside it: batch, callbacks, forward pass (not
+the forward pass where ranks wait for each other in it, too: under ZeRO-3 or SyncBatchNorm).
 """
 
 from __future__ import annotations
@@ -99,8 +100,9 @@ class StepTimer:
         self._step_start = self._own_start = self.clock.mark()
 
     def note_own_end(self) -> None:
-        """Note that from now on this micro-batch may wait for other ranks; the last call counts."""
-        self._own_end = self.clock.mark()
+        """Note that from now on this micro-batch may wait for other ranks; the first call counts."""
+        if self._own_end is None:
+            self._own_end = self.clock.mark()
 
     def end_micro_batch(self, *, is_step_boundary: bool) -> None:
         """Note the end of a micro-batch, and of a step where it is the last one."""
