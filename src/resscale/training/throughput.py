@@ -100,7 +100,7 @@ class StepTimer:
         self._step_start = self._own_start = self.clock.mark()
 
     def note_own_end(self) -> None:
-        """Note that from now on this micro-batch may wait for other ranks; the first call counts."""
+        """Note that this micro-batch may wait for other ranks now; the first call counts."""
         if self._own_end is None:
             self._own_end = self.clock.mark()
 
