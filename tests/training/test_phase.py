@@ -186,9 +186,14 @@ def test_the_ranks_of_this_machine_are_those_of_this_life_in_its_memory(
     assert ranks_on_this_machine(run, LIFE) == []
 
 
-def test_what_killed_runs_have_left_is_removed_by_the_next(run: Path, memory: Path) -> None:
+def test_what_runs_killed_long_ago_have_left_is_removed_by_the_next(
+    run: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     in_a_process(lambda: RankRecord(run, "killed", 0))
     RankRecord(run, "lives", 0)
+    RankRecord(run, LIFE, 0)
+    assert len(list(memory.iterdir())) == 3  # others may still want to read what it did
+    monkeypatch.setattr(phase, "_SWEPT_AFTER_S", 0.0)
     RankRecord(run, LIFE, 0)
     left = sorted(file.name for file in memory.iterdir())
     assert left == [f"resscale-{LIFE}-rank-0", "resscale-lives-rank-0"]

@@ -29,6 +29,7 @@ _HEADER = struct.Struct("<8sIiI16s64s64s")
 _STATE = struct.Struct("<QqBB6xdQ")
 _SIZE = _HEADER.size + _STATE.size
 _READS = 5
+_SWEPT_AFTER_S = 600.0
 
 # Not a mapped file of the run directory: a page of it that is just being written back, while a
 # checkpoint keeps the disk busy, would make the next write, and so the training step, wait.
@@ -267,12 +268,14 @@ def _map_new_file(path: Path, content: bytes) -> mmap.mmap:
 
 def _sweep(folder: Path) -> None:
     """Remove what runs that were killed as a whole have left in this machine's memory."""
-    if folder == _SHARED_MEMORY:
-        for path in folder.glob("resscale-*-rank-*"):
-            record = _read(path)
-            if record is not None and record.is_gone:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+    if folder != _SHARED_MEMORY:
+        return
+    for path in folder.glob("resscale-*-rank-*"):
+        record = _read(path)
+        # The other ranks of a run that fails just now still want to read it.
+        if record and record.is_gone and time.time() - record.entered_s > _SWEPT_AFTER_S:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _text(field: bytes) -> str:
