@@ -143,12 +143,13 @@ def _encode(
 
     done = encode_onnx(net, architecture, with_preprocessing=_is(arguments.with_preprocessing))
     form = f"ONNX, opset {OPSET}; input {done.takes}"
-    if done.largest_difference is None:
+    if done.comparison is None:
         said = 'not compared with torch, for onnxruntime is missing: pip install -e ".[onnx]"'
     else:
         said = (
-            f"onnxruntime and torch differ by at most {done.largest_difference:.2g} on random "
-            f"images, in batches of {' and '.join(map(str, CHECKED_BATCHES))}"
+            f"onnxruntime and torch differ by at most {done.comparison.largest_difference:.2g} in "
+            f"logits of up to {done.comparison.largest_logit:.3g}, on random images in batches of "
+            f"{' and '.join(map(str, CHECKED_BATCHES))}"
         )
     print(f"{form.replace('`', '')}\n{said}", flush=True)
     return done.content, form

@@ -10,6 +10,7 @@ import yaml
 
 from resscale.errors import DataFormatError, UserInputError
 from resscale.report.export_source import find_weights, read_source
+from resscale.training.checkpoint_io import AtomicCheckpointIO
 
 FIXTURES = Path(__file__).parents[1] / "models" / "fixtures"
 CONFIG = {"model": {"model": "resnet8_cifar"}}
@@ -95,6 +96,18 @@ def test_a_checkpoint_without_a_configuration_takes_its_runs(run: Path) -> None:
 def test_a_configuration_is_not_taken_for_that_of_another_programs_checkpoint(run: Path) -> None:
     # It lies in the run's folder, but resscale did not write it.
     assert read_source(save(run / "checkpoints" / "best.ckpt")).config == {}
+
+
+def test_a_checkpoint_with_a_changed_weight_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "sealed.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"state_dict": weights(7.0)}, path)
+    assert read_source(path).raw["model.fc.weight"][0, 0] == 7
+    content = path.read_bytes()
+    before, after = (torch.full((6,), value).numpy().tobytes() for value in (7.0, 7.5))
+    assert content.count(before) == 1
+    path.write_bytes(content.replace(before, after))
+    with pytest.raises(DataFormatError, match=r"sealed\.ckpt is damaged: its bytes are not those"):
+        read_source(path)
 
 
 @pytest.mark.parametrize("name", ["ema_state_dict", "state_dict_ema"])

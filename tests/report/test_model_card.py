@@ -115,6 +115,12 @@ def test_what_is_not_known_of_the_input_is_said(tmp_path: Path) -> None:
     assert found["evaluation crop"].startswith("not recorded")
 
 
+def test_a_section_of_which_nothing_is_known_is_one_sentence(tmp_path: Path) -> None:
+    page = render_card(card(tmp_path, training=[("optimizer", "not recorded")]))
+    assert "## Training\n\nNot recorded: the weights came without a configuration.\n" in page
+    assert "## Data\n\n| | |\n" in page
+
+
 def test_the_lines_that_load_the_weights_do_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +173,14 @@ def test_an_onnx_file_has_a_line_of_its_own(tmp_path: Path) -> None:
     page = render_card(card(tmp_path, "net.onnx"))
     assert 'session = onnxruntime.InferenceSession("net.onnx")' in page
     assert "load_weights" not in page
+
+
+def test_a_file_that_normalises_by_itself_is_told_apart(tmp_path: Path) -> None:
+    made = card(tmp_path, "net.onnx", "net.pth")
+    pixels = replace(made.files[0], what="ONNX, opset 18; input `images` uint8, 0 to 255")
+    page = render_card(replace(made, files=[pixels, made.files[1]]))
+    assert rows(page)["of `net.onnx`"].startswith("the normalisation is inside")
+    assert "of `net.pth`" not in page
 
 
 def test_a_card_lists_the_other_files_of_the_same_weights(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """ONNX files compute what torch computes: onnxruntime against torch, numerically."""
 
+import copy
 import functools
 import sys
 import warnings
@@ -64,8 +65,9 @@ def test_onnxruntime_gives_torchs_logits_for_any_batch(kind: str) -> None:
             expected = net(images)
         assert float(expected.std()) > 0.05  # a net that answers the same to all would pass
         torch.testing.assert_close(answer(file.content, images), expected, rtol=1e-4, atol=1e-5)
-    assert file.largest_difference is not None
-    assert file.largest_difference < 1e-4
+    assert file.comparison is not None
+    assert file.comparison.largest_difference < 1e-4
+    assert file.comparison.largest_logit > 0.05
 
 
 def test_pixels_are_normalised_inside_where_that_is_asked_for() -> None:
@@ -111,10 +113,10 @@ def test_the_exporters_remarks_do_not_reach_the_user(
 
 def test_a_file_that_computes_something_else_is_not_handed_out() -> None:
     a = NETS["SE"]
-    content = exported("SE")[1].content
-    other = trained(a)
+    net, file = exported("SE")
+    content, other = file.content, copy.deepcopy(net)
     other.fc.bias.data[3] += 0.25
-    with pytest.raises(ResscaleError, match=r"differ by 0\.25 in logits .* is not written\.$"):
+    with pytest.raises(ResscaleError, match=r"differ by 0\.25 in logits of .* not written\.$"):
         _compare(content, other, a, with_preprocessing=False)
     other.fc.bias.data[3] = float("nan")
     with pytest.raises(ResscaleError, match="differ by nan"):

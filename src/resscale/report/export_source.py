@@ -13,7 +13,9 @@ from torch import Tensor
 from resscale.errors import DataFormatError, UserInputError, nearest
 from resscale.models.weights_files import ENTRIES, find_state_dict, read_weights
 from resscale.models.weights_safe import load_without_code
-from resscale.training.checkpoint import STATE_KEY, find_newest_valid, newest_first
+from resscale.training.checkpoint import STATE_KEY
+from resscale.training.checkpoint_folder import find_newest_valid, newest_first
+from resscale.training.checkpoint_seal import seal_holds
 from resscale.training.ema_checkpoint import EMA_KEY
 from resscale.training.rundir import RunDir
 
@@ -69,6 +71,11 @@ def read_source(asked: Path) -> Source:
     """
     path, run = find_weights(asked)
     file = read_weights(path)
+    if path.is_file() and seal_holds(path) is False:
+        raise DataFormatError(
+            f"{path} is damaged: its bytes are not those that its SHA-256 was taken of. Name "
+            f"another checkpoint of the run, or copy it again."
+        )
     # Only a file of torch's with an entry for its weights has anything else beside them.
     content = load_without_code(path) if file.entry in ENTRIES else {}
     state = _mapping(content.get(STATE_KEY))

@@ -13,7 +13,7 @@ import yaml
 from resscale import __version__
 from resscale.models import ResNet, count_macs
 from resscale.models.variants import find_variant
-from resscale.report.card_facts import Accuracy, Rows
+from resscale.report.card_facts import UNKNOWN, Accuracy, Rows
 from resscale.report.export import refuse_existing, sha256
 from resscale.report.export_net import Architecture
 
@@ -100,16 +100,16 @@ def render_card(card: Card) -> str:
         "## Network",
         _table(_network_rows(card)),
         "## Input",
-        _table(_input_rows(a)),
+        _table([*_input_rows(a), *_inside_rows(card.files)]),
         *_classes(card.classes),
         "## Loading",
         _loading(card),
         "## Accuracy",
         _accuracy(card),
         "## Training",
-        _table(card.training),
+        _recorded(card.training),
         "## Data",
-        _table(card.data),
+        _recorded(card.data),
         *_configuration(card.config),
     ]
     return "\n\n".join(parts) + "\n"
@@ -200,6 +200,12 @@ def _input_rows(architecture: Architecture) -> Rows:
     ]
 
 
+def _inside_rows(files: Sequence[ExportedFile]) -> Rows:
+    """Return a row for each file that normalises by itself."""
+    inside = "the normalisation is inside: it takes the pixels as they are, uint8"
+    return [(f"of `{file.name}`", inside) for file in files if "uint8" in file.what]
+
+
 def _classes(names: Sequence[str]) -> list[str]:
     if not names:
         return []
@@ -266,6 +272,13 @@ def _configuration(config: Mapping[str, Any]) -> list[str]:
 def _table(rows: Iterable[tuple[str, str]]) -> str:
     lines = [f"| {name} | {_cell(value)} |" for name, value in rows]
     return "\n".join(["| | |", "| --- | --- |", *lines])
+
+
+def _recorded(rows: Rows) -> str:
+    """Return a table, or one sentence where nothing in it is known."""
+    if all(value == UNKNOWN for _, value in rows):
+        return "Not recorded: the weights came without a configuration."
+    return _table(rows)
 
 
 def _cell(text: str) -> str:

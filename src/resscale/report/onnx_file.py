@@ -30,18 +30,26 @@ _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """onnxruntime against torch, over the logits of some random images, as absolute values."""
+
+    largest_difference: float
+    largest_logit: float
+
+
+@dataclass(frozen=True)
 class OnnxFile:
     """The encoded file.
 
     Args:
         content: the bytes.
         takes: its input in words.
-        largest_difference: from torch's logits on random images; None: onnxruntime is missing.
+        comparison: with torch; None: onnxruntime is missing.
     """
 
     content: bytes
     takes: str
-    largest_difference: float | None
+    comparison: Comparison | None
 
 
 class Prepared(nn.Module):
@@ -112,7 +120,7 @@ def encode_onnx(net: ResNet, architecture: Architecture, *, with_preprocessing: 
     return OnnxFile(
         content=content,
         takes=f"`{INPUT}` {pixels}, (batch, {a.in_channels}, {a.image_size}, {a.image_size})",
-        largest_difference=_compare(content, module, a, with_preprocessing),
+        comparison=_compare(content, module, a, with_preprocessing),
     )
 
 
@@ -141,16 +149,21 @@ def _export(module: nn.Module, example: Tensor) -> bytes:
 
 def _compare(
     content: bytes, module: nn.Module, architecture: Architecture, with_preprocessing: bool
-) -> float | None:
-    """Return the largest difference of a logit; None where onnxruntime is missing."""
+) -> Comparison | None:
+    """Compare with torch; None where onnxruntime is missing.
+
+    Raises:
+        ResscaleError: they differ by more than the order of sums explains.
+    """
     if not _is_installed("onnxruntime"):
         return None
     runtime = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
     # As torch was told: several runs on one machine must not fight for its cores.
     options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors: its remarks on the machine are no business of ours
     session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    largest = 0.0
+    comparisons = []
     for count in CHECKED_BATCHES:
         images = _random_images(count, architecture, with_preprocessing)
         with torch.no_grad():
@@ -158,15 +171,15 @@ def _compare(
         found = torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
         same_shape = found.shape == expected.shape
         difference = float((found - expected).abs().max()) if same_shape else math.inf
-        scale = max(1.0, float(expected.abs().max()))
+        logit = float(expected.abs().max())
         # Written so that a difference that is no number counts as one.
-        if not difference <= _TOLERANCE * scale:
+        if not difference <= _TOLERANCE * max(1.0, logit):
             raise ResscaleError(
-                f"onnxruntime and torch differ by {difference:g} in logits of up to {scale:g}, for "
-                f"a batch of {count}: the ONNX file would be wrong, and is not written."
+                f"onnxruntime and torch differ by {difference:.2g} in logits of up to {logit:.3g}, "
+                f"for a batch of {count}: the ONNX file would be wrong, and is not written."
             )
-        largest = max(largest, difference)
-    return largest
+        comparisons.append(Comparison(difference, logit))
+    return max(comparisons, key=lambda one: one.largest_difference)
 
 
 def _random_images(count: int, architecture: Architecture, as_pixels: bool) -> Tensor:
