@@ -205,14 +205,19 @@ def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
 
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> set[int]:
-    """Micro-batches, counted over the run, whose loss is to be no number; weights stay sound."""
+    """Micro-batches, counted over the run, whose loss is to be no number.
+
+    Gradients and so weights stay sound, unless -1 is among them.
+    """
     chosen: set[int] = set()
     seen = iter(range(10**6))
     honest = ImageClassifier.training_step
 
     def training_step(self: ImageClassifier, batch: Any, batch_idx: int) -> Tensor:
         loss = honest(self, batch, batch_idx)
-        return loss + NAN if next(seen) in chosen else loss
+        if next(seen) not in chosen:
+            return loss
+        return loss * NAN if -1 in chosen else loss + NAN
 
     monkeypatch.setattr(ImageClassifier, "training_step", training_step)
     return chosen
@@ -253,6 +258,17 @@ def test_a_real_run_goes_on_below_the_limit(fit: Fit, poisoned: set[int]) -> Non
     assert run.read_summary()["nonfinite_losses"] == 2
     steps = [event["global_step"] for event in run.read_events("nonfinite_loss")]
     assert steps == [1, 10]
+
+
+def test_float16_skips_the_step_and_goes_on(fit: Fit, poisoned: set[int]) -> None:
+    # Added to the loss, NaN spoils no gradient; as a factor it does, and the scaler sees it.
+    poisoned.update((9, -1))
+    code, run = fit("--trainer.precision", "16-mixed", "--trainer.max_epochs", "1")
+    assert code == 0
+    summary = run.read_summary()
+    assert (summary["skipped_steps"], summary["nonfinite_losses"]) == (1, 1)
+    [event] = run.read_events("nonfinite_loss")
+    assert (event["global_step"], event["micro_batch"]) == (3, 1)  # 9 = 2 · 4 + 1
 
 
 def test_a_run_that_diverges_ends_with_70(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
