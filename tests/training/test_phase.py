@@ -16,7 +16,7 @@ from resscale.training.phase import (
     Record,
     State,
     enter_phase,
-    ranks_on_this_machine,
+    processes_on_this_machine,
     read_record,
     remove_record,
     this_machine,
@@ -103,7 +103,7 @@ def test_without_shared_memory_the_run_directory_holds_the_record_itself(
     monkeypatch.setattr(phase, "_SHARED_MEMORY", tmp_path / "none")
     RankRecord(run, LIFE, 0).enter(Phase.SYNC, 2)
     assert read(run).step == 2
-    assert ranks_on_this_machine(run, LIFE) == [0]
+    assert processes_on_this_machine(run, LIFE) == {0: os.getpid()}
 
 
 def test_where_shared_memory_takes_no_more_the_run_directory_does(run: Path, memory: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_record_of_an_earlier_life_is_not_read(run: Path) -> None:
 
 def test_where_there_is_no_record_there_is_none(run: Path) -> None:
     assert read_record(run, LIFE, 0) is None
-    assert ranks_on_this_machine(run, LIFE) == []
+    assert processes_on_this_machine(run, LIFE) == {}
 
 
 def overwrite(run: Path, offset: int, data: bytes) -> None:
@@ -181,9 +181,9 @@ def test_the_ranks_of_this_machine_are_those_of_this_life_in_its_memory(
 ) -> None:
     for life, rank in ((LIFE, 11), (LIFE, 2), ("another life", 5)):
         RankRecord(run, life, rank)
-    assert ranks_on_this_machine(run, LIFE) == [2, 11]
+    assert processes_on_this_machine(run, LIFE) == {2: os.getpid(), 11: os.getpid()}
     monkeypatch.setattr(phase, "this_machine", lambda: "another")
-    assert ranks_on_this_machine(run, LIFE) == []
+    assert processes_on_this_machine(run, LIFE) == {}
 
 
 def test_what_runs_killed_long_ago_have_left_is_removed_by_the_next(

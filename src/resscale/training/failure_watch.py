@@ -26,7 +26,14 @@ from resscale.training.failure import (
     read_failure,
 )
 from resscale.training.launcher import RankLauncher
-from resscale.training.phase import Phase, RankRecord, State, enter_phase, read_record
+from resscale.training.phase import (
+    Phase,
+    RankRecord,
+    State,
+    enter_phase,
+    read_record,
+    remove_record,
+)
 from resscale.training.rundir import RunDir
 from resscale.training.watchdog import Watchdog, gone
 
@@ -105,11 +112,11 @@ class FailureWatch(Callback):
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
         """The loss is there."""
-        enter_phase(trainer, Phase.BACKWARD)
+        self._enter(Phase.BACKWARD)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The gradients are there; the optimizer and the ranks' votes come next."""
-        enter_phase(trainer, Phase.SYNC)
+        self._enter(Phase.SYNC)
 
     def on_train_batch_end(
         self,
@@ -124,7 +131,7 @@ class FailureWatch(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An evaluation begins."""
-        enter_phase(trainer, Phase.EVALUATE)
+        self._enter(Phase.EVALUATE)
 
     def on_validation_batch_start(
         self,
@@ -135,7 +142,7 @@ class FailureWatch(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """A batch of the evaluation is there."""
-        enter_phase(trainer, Phase.EVALUATE)
+        self._enter(Phase.EVALUATE)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The evaluation is done."""
@@ -202,6 +209,11 @@ class FailureWatch(Callback):
             flush=True,
         )
 
+    def _enter(self, phase: Phase) -> None:
+        """Note a phase of the same step; asking the trainer for the step takes longer than this."""
+        if self._watchdog is not None:
+            self._watchdog.record.enter(phase)
+
     def _hear(self) -> Failure | None:
         """Wait for another rank's failure to become known."""
         assert self._watchdog is not None
@@ -254,6 +266,7 @@ class FailureWatch(Callback):
             return
         if self._launcher is not None:
             self._launcher.kill(signal.SIGKILL)
+            remove_record(self.run.path, watchdog.life, failure.rank)
         if self.speaks or is_own_hang:
             self.consequence_of = failure
             # In a thread: a console that takes no more text must not keep the process alive.

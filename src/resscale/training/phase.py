@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import mmap
 import os
 import socket
@@ -27,7 +28,8 @@ _HEADER = struct.Struct("<8sIiI16s64s64s")
 # beats, step, phase, state, time of entering in seconds since 1970, beats again: a reader that sees
 # two different numbers of beats came in the middle of a write.
 _STATE = struct.Struct("<QqBB6xdQ")
-_SIZE = _HEADER.size + _STATE.size
+_STATE_AT = _HEADER.size
+_SIZE = _STATE_AT + _STATE.size
 _READS = 5
 _SWEPT_AFTER_S = 600.0
 
@@ -57,6 +59,9 @@ class State(enum.IntEnum):
     RUNNING = 0
     FAILED = 1
     ENDED = 2
+
+
+_RUNNING = int(State.RUNNING)
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Record:
     @property
     def is_gone(self) -> bool:
         """Its process is not there any more, as far as this machine can tell."""
-        return self.machine == this_machine() and not _is_alive(self.pid)
+        return self.machine == this_machine() and not is_alive(self.pid)
 
 
 class RankRecord:
@@ -150,8 +155,10 @@ class RankRecord:
         if step is not None:
             self._step = step
         self._phase = phase
-        self.beats += 1
-        self._write(State.RUNNING)
+        self.beats = beats = self.beats + 1
+        _STATE.pack_into(
+            self._map, _STATE_AT, beats, self._step, phase, _RUNNING, time.time(), beats
+        )
 
     def enter_data(self) -> None:
         """Note that the rank begins to wait for a batch."""
@@ -167,7 +174,10 @@ class RankRecord:
         """Note how the rank ended. A record of a rank that ended well is removed."""
         with self._closing:
             self._closed = True
-            self._write(state)
+            beats = self.beats
+            _STATE.pack_into(
+                self._map, _STATE_AT, beats, self._step, self._phase, state, time.time(), beats
+            )
             self._publish()
             if self._path != self.published:
                 self._path.unlink(missing_ok=True)
@@ -188,12 +198,6 @@ class RankRecord:
             finally:
                 os.close(descriptor)
 
-    def _write(self, state: State) -> None:
-        beats = self.beats
-        _STATE.pack_into(
-            self._map, _HEADER.size, beats, self._step, self._phase, state, time.time(), beats
-        )
-
 
 def enter_phase(trainer: Trainer, phase: Phase) -> None:
     """Note a phase in the record of the trainer's rank, if it keeps one."""
@@ -211,12 +215,12 @@ def read_record(run_dir: Path, life: str, rank: int) -> Record | None:
     return None
 
 
-def ranks_on_this_machine(run_dir: Path, life: str) -> list[int]:
-    """Return the ranks of this life whose records lie in this machine's memory, in order."""
+def processes_on_this_machine(run_dir: Path, life: str) -> dict[int, int]:
+    """Return the ranks of this life whose records lie in this machine's memory: rank -> pid."""
     example = _live(run_dir, life, 0)
     found = (_read(path) for path in example.parent.glob(example.name.removesuffix("0") + "*"))
     here = this_machine()
-    return sorted({r.rank for r in found if r and r.life == life and r.machine == here})
+    return {r.rank: r.pid for r in found if r and r.life == life and r.machine == here}
 
 
 def remove_record(run_dir: Path, life: str, rank: int) -> None:
@@ -226,6 +230,7 @@ def remove_record(run_dir: Path, life: str, rank: int) -> None:
         live.unlink(missing_ok=True)
 
 
+@functools.cache
 def this_machine() -> str:
     """Return a name of where process ids mean the same: this start of this system, or container."""
     try:
@@ -246,7 +251,7 @@ def _read(path: Path) -> Record | None:
         magic, version, rank, pid, life, machine, host = _HEADER.unpack_from(data)
         if (magic, version) != (_MAGIC, _VERSION):
             return None
-        beats, step, phase, state, entered_s, again = _STATE.unpack_from(data, _HEADER.size)
+        beats, step, phase, state, entered_s, again = _STATE.unpack_from(data, _STATE_AT)
         if beats == again:
             names = (_text(life), _text(machine), _text(host))
             return Record(rank, pid, *names, beats, step, Phase(phase), State(state), entered_s)
@@ -292,7 +297,8 @@ def _live(run_dir: Path, life: str, rank: int) -> Path:
     return _published(run_dir, rank)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Tell whether this machine has a process of this id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

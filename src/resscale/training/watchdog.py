@@ -23,7 +23,8 @@ from resscale.training.phase import (
     RankRecord,
     Record,
     State,
-    ranks_on_this_machine,
+    is_alive,
+    processes_on_this_machine,
     read_record,
     remove_record,
 )
@@ -72,7 +73,7 @@ class Watchdog(threading.Thread):
         self._main = threading.main_thread()
         self._beats = -1
         self._since_s = self._published_s = time.monotonic()
-        self._neighbours: list[int] | None = None
+        self._neighbours: dict[int, int] | None = None
         self._gone_since_s: dict[int, float] = {}
 
     def run(self) -> None:
@@ -115,15 +116,16 @@ class Watchdog(threading.Thread):
         if self._neighbours is None:
             if self.record.beats < 2:  # until the ranks have met, some have no record yet
                 return None
-            here = ranks_on_this_machine(self.run_dir, self.life)
-            self._neighbours = [rank for rank in here if rank != self.rank]
-        for rank in self._neighbours:
+            self._neighbours = processes_on_this_machine(self.run_dir, self.life)
+        for rank, pid in self._neighbours.items():
+            if is_alive(pid):
+                continue
             record = read_record(self.run_dir, self.life, rank)
-            if record is None or record.state == State.ENDED or not record.is_gone:
+            if record is None or record.state == State.ENDED:
                 continue
             since_s = self._gone_since_s.setdefault(rank, now_s)
             if now_s - since_s >= _UNNAMED_S:
-                return self.say_gone(rank, record.pid, None)
+                return self.say_gone(rank, pid, None)
         return None
 
     def _records(self) -> list[Record]:
