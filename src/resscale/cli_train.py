@@ -33,7 +33,7 @@ from resscale.training.checkpoint import (
 from resscale.training.ema_checkpoint import explain_average, load_averaged
 from resscale.training.ema_decay import EmaConfig
 from resscale.training.failure_watch import FailureWatch
-from resscale.training.launcher import RankLauncher
+from resscale.training.launcher import RankLauncher, end_with_launcher
 from resscale.training.predictions import PredictionWriter
 from resscale.training.rundir import RunDir
 from resscale.training.runid import choose_run_dir, config_digest, refuse_used
@@ -167,6 +167,8 @@ class Session:
         # Those of a run's saved configuration are what it began with, and not asked for.
         self._asks_for_weights = any(word.partition("=")[0] == "--weights" for word in argv)
         self.launch: Launch = read_launch()
+        if self.launch.run_dir is not None and self.launch.job_id is None:
+            end_with_launcher()
         quiet_third_parties()
         register_strategies()
         try:

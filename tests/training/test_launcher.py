@@ -84,6 +84,39 @@ def test_the_watch_ends_quietly_when_all_ranks_are_done(
     assert capsys.readouterr().err == ""
 
 
+def test_whoever_asked_hears_of_a_rank_that_ended_before_the_others_are_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[tuple[int, int, int]] = []
+
+    def leave(status: int) -> None:
+        raise Left
+
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(launcher_module, "GRACE_S", 0.0)
+    ranks = launcher("pass", "raise SystemExit(5)")
+    ranks.on_death = lambda rank, pid, code: heard.append((rank, pid, code))
+    with pytest.raises(Left):
+        ranks._watch()
+    assert heard == [(2, ranks.procs[1].pid, 5)]
+
+
+def test_a_rank_ends_when_the_process_that_started_it_is_killed() -> None:
+    rank = (
+        "import sys, time; from resscale.training.launcher import end_with_launcher; "
+        "end_with_launcher(grace_s=0.0); print('watching', flush=True); time.sleep(600)"
+    )
+    main = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    with subprocess.Popen(
+        [sys.executable, "-Sc", main, rank], stdout=subprocess.PIPE, text=True
+    ) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "watching\n"
+        started.kill()
+        # The end of the output: no process that shares it is left.
+        assert started.stdout.read() == ""
+
+
 class External(LightningEnvironment):
     """A launcher such as srun, which has started all ranks already."""
 
