@@ -34,7 +34,7 @@ NETS = (
     *("resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2"),
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
 )
-RANKS = (8, 64)
+RANKS = (1, 8, 64)
 BATCH = 64
 """Images per GPU in the last column of the activations' table."""
 
@@ -198,21 +198,25 @@ def measure_per_image(
 
 def states_table(names: Sequence[str]) -> list[str]:
     """Return the Markdown table of states, MiB per rank."""
-    cases: list[tuple[str, int, int, dict[str, bool]]] = [("DDP", 1, 0, {})]
-    for stage in (1, 2, 3):
-        cases += [(f"ZeRO-{stage}, {n}", n, stage, {}) for n in (1, *RANKS)]
-    cases += [(f"ZeRO-3 released, {n}", n, 3, {"release_gathered": True}) for n in RANKS]
-    cases += [("ZeRO-2 offload, 8", 8, 2, {"offload_optimizer": True})]
-    lines = [_row(["net", "parameters, M", *(title for title, *_ in cases)]), _rule(len(cases) + 2)]
+    cases: list[tuple[str, int, dict[str, bool]]] = [
+        ("ZeRO-1", 1, {}),
+        ("ZeRO-2", 2, {}),
+        ("ZeRO-3", 3, {}),
+        ("ZeRO-3, released", 3, {"release_gathered": True}),
+        ("ZeRO-2, offload", 2, {"offload_optimizer": True}),
+    ]
+    lines = [_row(["net", "parameters, M", "DDP", *(title for title, *_ in cases)])]
+    lines += [_rule(3 + len(cases))]
     for name in names:
         with torch.device("meta"):
             count = sum(parameter.numel() for parameter in create_model(name).parameters())
-        cells = []
-        for _, ranks, stage, options in cases:
-            states = states_on(count, ranks, stage, **options)
-            host = f" (host {states.host / MIB:.0f})" if states.host else ""
-            cells.append(f"{states.on_device / MIB:.0f}{host}")
-        lines.append(_row([name, f"{count / 1e6:.2f}", *cells]))
+        cells = [f"{count / 1e6:.2f}", f"{states_on(count, 1, 0).on_device / MIB:.0f}"]
+        for _, stage, options in cases:
+            sizes = [states_on(count, ranks, stage, **options).on_device for ranks in RANKS]
+            # What does not depend on the ranks stands once.
+            texts = list(dict.fromkeys(f"{size / MIB:.0f}" for size in sizes))
+            cells.append(" / ".join(texts))
+        lines.append(_row([name, *cells]))
     return lines
 
 
@@ -250,7 +254,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batches", nargs=2, type=int, default=(4, 12), help="(4 12)")
     options = parser.parse_args(arguments)
     if options.measure is None:
-        print("MiB per rank, without activations; the number behind a strategy is its ranks:\n")
+        ranks = " / ".join(map(str, RANKS))
+        print(f"MiB on each GPU without activations, of ZeRO on {ranks} ranks:\n")
         print(*states_table(options.nets), sep="\n", end="\n\n")
         print(f"Saved for backward at {options.image_size} pixels:\n")
         print(*activations_table(options.nets, options.image_size), sep="\n")
