@@ -74,6 +74,8 @@ def test_a_checkpoint_of_a_run_knows_its_run_and_another_does_not(
     assert source.raw["model.fc.weight"][0, 0] == 10
     moved = inside.rename(run.parent / "moved-10.ckpt")
     assert read_source(moved).run is None
+    # A folder of the run that is not its own checkpoints' holds whatever the user put there.
+    assert read_source(save(run / "other" / "best.ckpt")).run is None
     # Named without its folder.
     monkeypatch.chdir(run / "checkpoints")
     here = read_source(Path("epoch-0001-step-00000020.ckpt"))
