@@ -170,7 +170,7 @@ class ZeRO(DeepSpeedStrategy):
         if autocast_dtype(self.precision_plugin.precision) == torch.float16:
             install_loss_scaler(zero_optimizer)
         if isinstance(optimizer, Lars):
-            _tell_layers(optimizer, self._groups, find_fragments(zero_optimizer, self._groups))
+            _tell_layers(optimizer, zero_optimizer, self._groups)
         return engine, zero_optimizer
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
@@ -269,16 +269,19 @@ def _import_deepspeed() -> None:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def _tell_layers(optimizer: Lars, groups: list[list[nn.Parameter]], fragments: list[Any]) -> None:
+def _tell_layers(optimizer: Lars, zero_optimizer: Any, groups: list[list[nn.Parameter]]) -> None:
     """Tell LARS which layers its flat tensors hold."""
-    layout: dict[Tensor, list[LarsFragment]] = {
-        flat: [] for group in optimizer.param_groups if group["adapt"] for flat in group["params"]
-    }
-    for fragment in fragments:
-        if fragment.flat in layout:
-            layout[fragment.flat].append(
-                LarsFragment(fragment.flat_start, fragment.length, fragment.parameter)
-            )
+    # Stage 3 hands the optimizer its tensors one by one, at each step; before, it has none.
+    flats = (
+        zero_optimizer.fp32_partitioned_groups_flat
+        if hasattr(zero_optimizer, "fp32_partitioned_groups_flat")
+        else zero_optimizer.single_partition_of_fp32_groups
+    )
+    layout: dict[Tensor, list[LarsFragment]] = {flat: [] for flat in flats}
+    for fragment in find_fragments(zero_optimizer, groups):
+        layout[fragment.flat].append(
+            LarsFragment(fragment.flat_start, fragment.length, fragment.parameter)
+        )
     num_layers = sum(len(group) for group in groups)
     optimizer.set_fragments(layout, num_layers, distributed.all_reduce)
 
