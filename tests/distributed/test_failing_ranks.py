@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -31,22 +32,32 @@ class Ended:
     ended_after_s: float
 
 
-def fail(repository: Path, run_dir: Path, kind: str, strategy: str, *options: str) -> Ended:
-    """Train on two ranks, one of which fails at step 3, until no process is left."""
+def command(run_dir: Path, kind: str, strategy: str, *options: str) -> list[str]:
+    """Train on two ranks, one of which fails."""
+    return [
+        *(sys.executable, "-m", "resscale", "fit", "--config=configs/demo.yaml"),
+        *(f"--run_dir={run_dir}", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"),
+        *("--trainer.devices=2", f"--trainer.strategy={strategy}", "--data.val=null"),
+        *("--trainer.callbacks+=injected_faults.Fault", f"--trainer.callbacks.kind={kind}"),
+        *options,
+    ]
+
+
+def environment() -> dict[str, str]:
+    """Where the faults are found, and one thread a rank."""
     sought = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sought)}
+
+
+def fail(repository: Path, run_dir: Path, kind: str, strategy: str, *options: str) -> Ended:
+    """Train until no process is left."""
     process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "resscale", "fit", "--config=configs/demo.yaml"),
-            *(f"--run_dir={run_dir}", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"),
-            *("--trainer.devices=2", f"--trainer.strategy={strategy}", "--data.val=null"),
-            *("--trainer.callbacks+=injected_faults.Fault", f"--trainer.callbacks.kind={kind}"),
-            *options,
-        ],
+        command(run_dir, kind, strategy, *options),
         cwd=repository,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sought)},
+        env=environment(),
         start_new_session=True,
     )
     try:
@@ -61,6 +72,31 @@ def fail(repository: Path, run_dir: Path, kind: str, strategy: str, *options: st
     assert len(events) == 1, said
     after_s = ended_s - events[0]["time_s"]
     return Ended(process.returncode, said, events[0], run.read_summary(), after_s)
+
+
+def start_by_hand(repository: Path, run_dir: Path, kind: str) -> list[subprocess.Popen[str]]:
+    """Start two ranks as srun or torchrun do: none of them is the other's parent."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    job = {"TORCHELASTIC_RUN_ID": "job", "RESSCALE_RUN_DIR": str(run_dir), "WORLD_SIZE": "2"}
+    here = {"LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    return [
+        subprocess.Popen(
+            command(run_dir, kind, "ddp", "--data.num_workers=0"),
+            cwd=repository,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={
+                **environment(),
+                **job,
+                **here,
+                **{"MASTER_PORT": port, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            },
+        )
+        for rank in (0, 1)
+    ]
 
 
 def assert_named(ended: Ended, step: int, phase: str) -> None:
@@ -116,3 +152,23 @@ def test_a_rank_killed_before_training_begins_ends_all(repository: Path, tmp_pat
     assert (ended.event["rank"], ended.event["phase"]) == (1, "start")
     assert "rank 1 of 2 failed first, at step 0 in phase start" in ended.said.splitlines()[-2]
     assert ended.ended_after_s < 60
+
+
+def test_where_another_launcher_started_the_ranks_they_watch_each_other(
+    repository: Path, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "run")
+    first, second = start_by_hand(repository, run.path, "kill")
+    try:
+        said = first.communicate(timeout=240)[0]
+        assert first.returncode == 1, said
+        line = "rank 1 of 2 failed first, at step 3 in phase backward (host "
+        assert line in said.splitlines()[-2], said
+        (event,) = run.read_events(EVENT)
+        assert (event["rank"], event["pid"]) == (1, second.pid)
+        assert event["message"].startswith("its process is gone")
+        assert second.wait(60) == -signal.SIGKILL
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.communicate()

@@ -16,6 +16,7 @@ from resscale.training.phase import (
     Record,
     State,
     enter_phase,
+    is_alive,
     processes_on_this_machine,
     read_record,
     remove_record,
@@ -77,6 +78,17 @@ def test_a_record_outlives_a_rank_that_is_killed(run: Path) -> None:
     record = read(run, 1)
     assert (record.phase, record.step, record.state) == (Phase.BACKWARD, 5, State.RUNNING)
     assert record.is_gone
+
+
+def test_a_rank_whose_end_nobody_has_asked_for_is_gone_all_the_same() -> None:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert not is_alive(pid)
+    os.waitpid(pid, 0)
+    assert not is_alive(pid)
+    assert is_alive(os.getpid())
 
 
 def test_a_rank_of_another_machine_is_never_taken_for_gone(
