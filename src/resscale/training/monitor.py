@@ -31,7 +31,7 @@ from resscale.training.throughput import CudaClock, HostClock, StepTimer
 class Monitor(Callback):
     """Logs a row every `trainer.log_every_n_steps` optimizer steps and one per evaluation.
 
-    Must be the first callback: what other callbacks do then counts as a step's time.
+    Must come before other callbacks: what they do then counts as a step's time.
 
     Args:
         peak_flops_per_s: most floating-point operations per second of a rank's device, which MFU
