@@ -15,7 +15,7 @@ from resscale.data.dataset import IGNORED, Batch
 from resscale.data.permutation import mix_key
 from resscale.errors import UserInputError
 from resscale.models import ResNet, count_macs, create_model
-from resscale.training.batchnorm import StepStatistics
+from resscale.training.batchnorm import StepStatistics, average_batchnorm_statistics
 from resscale.training.evaluation import Evaluation
 from resscale.training.optim import OptimizerConfig, build_optimizer
 from resscale.training.schedule import ScheduleConfig, lr_at
@@ -166,7 +166,8 @@ class ImageClassifier(LightningModule):
         return sums.double().cpu()
 
     def on_validation_epoch_start(self) -> None:
-        """Begin to count."""
+        """Begin to count, with statistics that are the same on all ranks."""
+        average_batchnorm_statistics(self)
         self._evaluation = Evaluation(self.num_classes, self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.plugins import DeepSpeedPrecision, MixedPrecision, Precision
+from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
@@ -58,6 +59,14 @@ class ZeroPrecision(DeepSpeedPrecision):
     def convert_input(self, data: Any) -> Any:
         """Return the batch as it is."""
         return data
+
+    def backward(self, tensor: Tensor, model: Any, *args: Any, **kwargs: Any) -> None:
+        """Let the engine compute gradients.
+
+        Lightning has divided the loss by the micro-batches of a step already; the engine would
+        divide it again, and take steps too small by that factor.
+        """
+        super().backward(tensor, model, *args, scale_wrt_gas=False, **kwargs)
 
     @contextmanager
     def forward_context(self) -> Generator[None, None, None]:
