@@ -46,8 +46,9 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class States:
-    """Bytes that one rank keeps beside activations when backward has just begun, the peak.
+    """Bytes that one rank keeps beside activations when a step's last backward begins, the peak.
 
+    With micro-batches accumulated before. Without, ZeRO 1 and 2 have no gradients there yet.
     Left out are the buffers that gradients are reduced in: none of their own under DDP with bucket
     views, `reduce_bucket_size` elements under ZeRO, twice that with `overlap_comm`.
     """
