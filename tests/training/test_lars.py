@@ -80,6 +80,19 @@ def test_each_layer_has_a_ratio_of_its_own() -> None:
     assert [layer.item() for layer in layers] == pytest.approx([0.9, 9.0])
 
 
+def test_the_norm_of_millions_of_weights_is_not_a_sum_of_rounding_errors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = nn.Parameter(torch.randn(2_359_296, generator=generator))  # resnet50's largest layer
+    weight.grad = torch.zeros_like(weight)
+    weight.grad[0] = 1.0
+    before = weight[0].item()
+    Lars([weight], lr=1.0, momentum=0.0, trust_coefficient=0.001, eps=0.0).step()
+    moved = before - weight[0].item()
+    # ratio · g = 0.001 · |w|; adding in float32 the norm would be wrong by 4e-5.
+    expected = 0.001 * weight.detach().double()[1:].norm().item()
+    assert moved == pytest.approx(expected, rel=2e-6)
+
+
 def test_a_group_that_is_not_adapted_moves_as_under_sgd() -> None:
     options = {"lr": 0.5, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}
     ends = []
