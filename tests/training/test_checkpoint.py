@@ -37,6 +37,23 @@ checkpoint: {every_n_steps: 1, keep_last: 3}
 """
 
 
+# Draws from each generator behind each step, and asks to stop behind one.
+DRAWS = """
+import os, random, signal
+import numpy as np
+import torch
+from lightning.pytorch import Callback
+
+class Draw(Callback):
+    def on_train_batch_end(self, trainer, *ignored):
+        drawn = [random.random(), float(np.random.rand()), float(torch.rand(()))]
+        with open(trainer.default_root_dir + "/drawn", "a") as file:
+            print(trainer.global_step, *drawn, file=file)
+        if str(trainer.global_step) == os.environ.get("STOP_AT"):
+            os.kill(os.getpid(), signal.SIGUSR2)
+"""
+
+
 def fit(*arguments: str) -> int:
     """Run `resscale fit` in this process; return its exit code."""
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
@@ -81,6 +98,14 @@ def limited_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The options of a run with that callback."""
+    (tmp_path / "draws_for_test.py").write_text(DRAWS)
+    monkeypatch.syspath_prepend(tmp_path)
+    return ["--trainer.callbacks", "draws_for_test.Draw"]
 
 
 def test_only_the_newest_are_kept_and_the_best_survives_them(run: RunDir) -> None:
@@ -267,34 +292,39 @@ def test_a_write_that_fails_ends_the_run_with_one_message(
     assert not list(run.checkpoints.iterdir())
 
 
-# Draws from each generator behind each step, and asks to stop behind the third.
-DRAWS = """
-import os, random, signal
-import numpy as np
-import torch
-from lightning.pytorch import Callback
+def test_a_save_that_failed_in_the_background_ends_the_run_before_the_next_one(
+    config: str, tmp_path: Path, limited_files: None
+) -> None:
+    run = RunDir(tmp_path / "run")
+    options = ["--checkpoint.asynchronous=true", "--checkpoint.every_n_steps=0"]
+    options += ["--trainer.limit_train_batches=22"]
+    assert fit("--config", config, "--run_dir", str(run.path), *options) == 2
+    # Saved at the ends of epochs, 22 and 44: the first fails, and the next is not awaited.
+    assert 22 <= run.read_summary()["global_step"] < 44
 
-class Draw(Callback):
-    def on_train_batch_end(self, trainer, *ignored):
-        drawn = [random.random(), float(np.random.rand()), float(torch.rand(()))]
-        with open(trainer.default_root_dir + "/drawn", "a") as file:
-            print(trainer.global_step, *drawn, file=file)
-        if trainer.global_step == 3 and "STOP_AT_3" in os.environ:
-            os.kill(os.getpid(), signal.SIGUSR2)
-"""
+
+@pytest.mark.parametrize("asynchronous", ["false", "true"])
+def test_a_stopped_run_that_cannot_save_does_not_ask_to_be_resumed(
+    config: str,
+    tmp_path: Path,
+    draws: list[str],
+    limited_files: None,
+    monkeypatch: pytest.MonkeyPatch,
+    asynchronous: str,
+) -> None:
+    monkeypatch.setenv("STOP_AT", "1")
+    options = ["--checkpoint.asynchronous", asynchronous, "--checkpoint.every_n_steps=0", *draws]
+    assert fit("--config", config, "--run_dir", str(tmp_path / "run"), *options) == 2  # not 75
 
 
 def test_a_users_random_numbers_go_on_where_a_run_was_stopped(
-    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: str, tmp_path: Path, draws: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "draws_for_test.py").write_text(DRAWS)
-    monkeypatch.syspath_prepend(tmp_path)
     whole, stopped = str(tmp_path / "whole"), str(tmp_path / "stopped")
-    options = ["--config", config, "--trainer.callbacks", "draws_for_test.Draw"]
-    options += ["--checkpoint.asynchronous", "true"]
+    options = ["--config", config, *draws, "--checkpoint.asynchronous", "true"]
     assert fit(*options, "--run_dir", whole) == 0
     with monkeypatch.context() as patch:
-        patch.setenv("STOP_AT_3", "1")
+        patch.setenv("STOP_AT", "3")
         assert fit(*options, "--run_dir", stopped) == 75
     # The run does not leave before the file is whole, though a thread wrote it.
     assert seal_holds(newest_first(RunDir(stopped).checkpoints)[0])
