@@ -1,9 +1,6 @@
 """Writing: a kill, a full disk or an error leaves the old file or the new, never half of one."""
 
 import os
-import resource
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +20,6 @@ def saved(tmp_path: Path) -> Path:
     path = tmp_path / "checkpoints" / "epoch-0001-step-00000003.ckpt"
     AtomicCheckpointIO().save_checkpoint(CONTENT, path)
     return path
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 3 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)],
-        capture_output=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip("only root may mount a file system of a few megabytes")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-@pytest.fixture
-def limited_files() -> Iterator[None]:
-    """Files of this process may grow to 1 MB and no further."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def never() -> None:
@@ -103,6 +75,7 @@ def test_a_device_that_is_full_is_told_the_same_way(
     assert is_whole(saved)
 
 
+@pytest.mark.parametrize("small_disk", ["3m"], indirect=True)
 def test_a_disk_that_is_too_small_is_found_before_a_byte_is_written(small_disk: Path) -> None:
     first = small_disk / "epoch-0000-step-00000001.ckpt"
     AtomicCheckpointIO().save_checkpoint(CONTENT, first)
@@ -117,6 +90,7 @@ def test_a_disk_that_is_too_small_is_found_before_a_byte_is_written(small_disk: 
     assert is_whole(first)
 
 
+@pytest.mark.parametrize("small_disk", ["3m"], indirect=True)
 def test_a_disk_that_fills_up_meanwhile_leaves_the_checkpoints_before(small_disk: Path) -> None:
     # The check finds 3.1 MB free for the 3.0 MB; then other writers take the most of it.
     first, second = (small_disk / f"epoch-0000-step-0000000{n}.ckpt" for n in (1, 2))
@@ -168,6 +142,7 @@ def test_an_error_of_publishing_is_an_error_of_the_save(tmp_path: Path) -> None:
         raise pending.wait()  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("small_disk", ["3m"], indirect=True)
 def test_on_a_full_disk_what_may_go_goes_before_the_save_is_given_up(small_disk: Path) -> None:
     old, new = (small_disk / f"epoch-0000-step-0000000{n}.ckpt" for n in (1, 2))
     middle = {"weights": torch.zeros(400_000)}  # 1.6 MB, and 1 MB of margin: two do not fit
