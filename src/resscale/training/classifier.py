@@ -16,6 +16,7 @@ from resscale.data.permutation import mix_key
 from resscale.errors import UserInputError
 from resscale.models import ResNet, count_macs, create_model
 from resscale.training.batchnorm import StepStatistics, average_batchnorm_statistics
+from resscale.training.compiling import compile_network
 from resscale.training.evaluation import Evaluation
 from resscale.training.optim import OptimizerConfig, build_optimizer
 from resscale.training.schedule import ScheduleConfig, lr_at
@@ -40,6 +41,8 @@ class ImageClassifier(LightningModule):
             other than 3 channels their average.
         std: per channel; divided by on the device. None: ImageNet's likewise.
         channels_last: keep weights and activations in channels_last memory, the faster layout.
+        compile: backend of torch.compile for the network, such as "inductor"; None: eager. Weights
+            keep their names, so compiled and eager runs share checkpoints.
         global_batch_size: samples per optimizer step over all ranks; scales the learning rate.
         seed: names the run's stochastic layers (dropout, stochastic depth).
     """
@@ -56,6 +59,7 @@ class ImageClassifier(LightningModule):
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
         channels_last: bool = True,
+        compile: str | None = None,
         global_batch_size: int = 256,
         seed: int = 0,
     ) -> None:
@@ -68,6 +72,8 @@ class ImageClassifier(LightningModule):
         self.model = model
         if channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if compile is not None:
+            compile_network(self.model, compile)
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.optimizer_config = optimizer
