@@ -105,13 +105,12 @@ def run_case(case: Case, options: argparse.Namespace) -> Outcome:
     plugin = build_precision(
         precision_name(case.precision), options.device, deepspeed=uses_deepspeed(strategy)
     )
-    more: dict[str, Any] = {"compile": True} if case.compiled else {}
     module = ImageClassifier(
         options.model,
         num_classes=options.num_classes,
         optimizer=OptimizerConfig(lr=options.lr, lr_batch_size=None),
         global_batch_size=options.batch_size,
-        **more,
+        compile="inductor" if case.compiled else None,
     )
     probe = make_probe(options.steps, options.warm_up, options.batch_size)
     trainer = Trainer(
