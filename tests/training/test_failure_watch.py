@@ -1,5 +1,6 @@
 """The callback notes each phase of a real training and says how it failed."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,15 @@ def test_an_exception_is_named_with_its_step_phase_and_line(run: RunDir) -> None
     (note,) = caught.value.__notes__
     assert note.startswith("rank 0 of 1 failed first, at step 0 in phase sync (host ")
     assert note.endswith("): ZeroDivisionError: the injected error")
+
+
+def test_a_process_without_other_ranks_is_left_to_go_on_behind_an_error(run: RunDir) -> None:
+    with pytest.raises(ZeroDivisionError):
+        fit(run, Act("batch start", raise_(ZeroDivisionError())))
+    for thread in threading.enumerate():
+        if thread.name == "watchdog":
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 def test_an_error_while_waiting_for_a_batch_is_one_of_data(run: RunDir) -> None:

@@ -235,6 +235,14 @@ def _end_workers() -> None:
     """
     # torch takes a worker that is killed for an accident and raises.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    kill_workers()
+
+
+def kill_workers() -> None:
+    """Kill this process's reading processes, also those that hang or are stopped; any thread may.
+
+    They end with their rank by themselves, if they can still run.
+    """
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()

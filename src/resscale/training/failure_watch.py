@@ -16,6 +16,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from resscale.data.loader import kill_workers
 from resscale.errors import Preempted, ResscaleError, TrainingStopped, UserInputError
 from resscale.training.failure import (
     EVENT,
@@ -184,6 +185,9 @@ class FailureWatch(Callback):
             say = claim if is_guard else announce
             first = say(self.run.path, watchdog.life, own)
         exception.add_note(first.summary())
+        if self._world_size == 1:
+            # No other rank can keep this process from ending; it may have more to do.
+            watchdog.stopped.set()
         self._close(State.FAILED)
 
     def release(self) -> None:
@@ -264,6 +268,7 @@ class FailureWatch(Callback):
         patience_s = _SPEAKERS_PATIENCE_S if self.speaks else _PATIENCE_S
         if not is_own_hang and watchdog.stopped.wait(patience_s):
             return
+        kill_workers()
         if self._launcher is not None:
             self._launcher.kill(signal.SIGKILL)
             remove_record(self.run.path, watchdog.life, failure.rank)
