@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from resscale.cli_lightning import TrainCli
-from resscale.cli_train import quiet_third_parties
+from resscale.cli_quiet import quiet_third_parties
 from resscale.data.datamodule import ShardDataModule
 from resscale.errors import UserInputError
 from resscale.models import load_weights

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,6 +13,8 @@ import torch
 import yaml
 
 from resscale.cli_lightning import Stage, TrainCli, plain_config, with_saved_config
+from resscale.cli_quiet import quiet_third_parties
+from resscale.cli_weights import check_network, load_first_weights
 from resscale.cluster.environment import RUN_DIR_VARIABLE, Launch, read_launch
 from resscale.data.manifest import Manifest
 from resscale.errors import (
@@ -24,7 +24,6 @@ from resscale.errors import (
     TrainingStopped,
     UserInputError,
 )
-from resscale.models import LoadedWeights, load_weights
 from resscale.training.checkpoint import (
     check_resumable,
     find_newest_valid,
@@ -44,13 +43,6 @@ _SPLITS: dict[Stage, tuple[str, ...]] = {
     "validate": ("val",),
     "test": ("test",),
     "predict": ("predict",),
-}
-
-# Arguments that `load_weights` advises -> what a user of the command line types.
-_AS_OPTIONS = {
-    "skip_classifier=True": "--skip_classifier true",
-    "num_classes=": "--model.num_classes ",
-    "in_channels=": "--data.channels ",
 }
 
 
@@ -209,6 +201,9 @@ class Session:
     def summarise(self, status: str) -> None:
         """Print the result, and the next command to try."""
         facts = self.run.read_summary()
+        if not facts:
+            print(f"{status}: nothing was left to train from {self.ckpt_path} on.")
+            return
         top1 = facts.get("val_top1")
         accuracy = f"val top-1 {top1:.2%}, " if top1 is not None else ""
         print(
@@ -261,10 +256,11 @@ class Session:
         self.data.check(splits, self.model.num_classes, self.trainer.world_size)
         for crop in (self.data.train_crop, self.data.eval_crop):
             self.model.check_image_size(crop.size)
-        self.loaded = self._load_weights()
+        self.loaded = load_first_weights(self.stage, self.config, self.model, self.ckpt_path)
         checkpoint = None
         if self.ckpt_path is not None:
             checkpoint = load_checkpoint(self.ckpt_path)
+            check_network(checkpoint, self.model, str(self.ckpt_path))
             if self.stage == "fit":
                 # Before anything of the run is touched: a refused resume must leave it as it was.
                 check_resumable(checkpoint, self.data)
@@ -277,27 +273,6 @@ class Session:
                 self.run.path.mkdir(parents=True, exist_ok=True)
                 self.run.config.write_text(yaml.safe_dump(plain, sort_keys=False))
             os.environ[RUN_DIR_VARIABLE] = str(self.run.path.resolve())
-
-    def _load_weights(self) -> LoadedWeights | None:
-        """Begin with the weights that the user names, unless a checkpoint says more."""
-        config = self.config
-        if self.ckpt_path is not None or config.weights is None:
-            if config.skip_classifier and config.weights is None:
-                raise UserInputError(
-                    "--skip_classifier=true says how to read --weights: name a file or URL there."
-                )
-            return None
-        if config.skip_classifier and self.stage != "fit":
-            raise UserInputError(
-                f"--skip_classifier=true leaves the last layer untrained, and {self.stage} would "
-                f"measure that: leave it out, or train first with `resscale fit`."
-            )
-        try:
-            return load_weights(
-                self.model.model, config.weights, skip_classifier=config.skip_classifier
-            )
-        except UserInputError as error:
-            raise UserInputError(_as_options(str(error))) from error
 
     def _wants(self, split: str) -> bool:
         return self.stage != "fit" or self.config.data[split] is not None
@@ -350,34 +325,3 @@ class Session:
         if not path.is_file():
             raise UserInputError(f"--ckpt_path {path}: there is no such file.")
         return path
-
-
-def _as_options(message: str) -> str:
-    """Return a message whose remedies are options of the command line."""
-    for argument, option in _AS_OPTIONS.items():
-        message = message.replace(argument, option)
-    return message
-
-
-def quiet_third_parties() -> None:
-    """Keep Lightning's advertisements and advice out of the user's way; warnings stay."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch.strategies.deepspeed").setLevel(logging.WARNING)
-    for name in ("lightning.fabric.utilities.seed", "lightning.fabric.utilities.distributed"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # A rank that is killed leaves semaphores to Python's tracker process, which removes them. Its
-    # warning would stand behind the line that names the rank. It takes over these options.
-    sys.warnoptions.append("ignore:resource_tracker")
-    # A checkpoint is evaluated without the callbacks that wrote it.
-    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")
-    # Training without validation shards is the user's choice.
-    warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
-    # torch 2.13 deprecates what Lightning 2.6 still calls.
-    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated")
-    # torch 2.13 deprecates what DeepSpeed 0.19 still calls.
-    warnings.filterwarnings("ignore", ".*all_gather_into_tensor.*is deprecated")
-    warnings.filterwarnings("ignore", ".*reduce_scatter_tensor.*is deprecated")
-    # Our loader reads in processes of its own and says how many.
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")

@@ -31,6 +31,7 @@ from resscale.training.checkpoint_io import AtomicCheckpointIO, PendingSave
 from resscale.training.checkpoint_seal import seal_holds
 from resscale.training.checkpoint_space import expected_bytes, shortage
 from resscale.training.ema import WeightAverage
+from resscale.training.finite import refuse_to_save
 from resscale.training.phase import Phase, enter_phase
 from resscale.training.position import Position, rewrite_loops
 from resscale.training.rng import capture_rng, restore_rng
@@ -153,6 +154,7 @@ class Checkpointer(Checkpoint):
 
         Raises:
             CheckpointError: it cannot be written, or the one before it could not be.
+            TrainingStopped: the weights are not finite.
         """
         position = Position.of(trainer)
         folder = RunDir(trainer.default_root_dir).checkpoints
@@ -162,6 +164,7 @@ class Checkpointer(Checkpoint):
         if self._saved_step == position.global_step and not position.at_epoch_start:
             return path
         enter_phase(trainer, Phase.SAVE)
+        refuse_to_save(pl_module, position.global_step)
         average_batchnorm_statistics(pl_module)
         self._pending = PendingSave(
             partial(publish, path, self.keep_last, best),

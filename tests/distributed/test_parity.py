@@ -1,0 +1,124 @@
+"""The parity matrix: one process, DDP and ZeRO 1 to 3 on two real ranks train the same network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from parity import (
+    STRATEGIES,
+    VARIANTS,
+    Outcome,
+    compare,
+    loss_difference,
+    strategy_arguments,
+    train,
+)
+
+# The single process comes first in a loaded machine's minutes: a run takes 6 to 10 s in quiet ones.
+pytestmark = pytest.mark.timeout(900)
+
+# Relative. Sums of 4 gradients are rounded differently as (a + b) + (c + d); measured: 1.1e-7.
+FP32_LOSSES = 1e-5
+FP32_TENSORS = 1e-4
+# A sum that rounds the other way flips bits of bfloat16 (8 of them) in later steps.
+BF16_LOSSES = 2e-2
+
+Runs = Callable[[str, str, str], Outcome]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Train each case once, when it is first asked for."""
+    folder = tmp_path_factory.mktemp("parity")
+    done: dict[tuple[str, str, str], Outcome] = {}
+
+    def run(strategy: str, precision: str, variant: str = "sgd") -> Outcome:
+        case = (strategy, precision, variant)
+        if case not in done:
+            done[case] = train(
+                folder / "-".join(case),
+                f"--trainer.precision={precision}",
+                *VARIANTS[variant],
+                *strategy_arguments(strategy),
+            )
+        return done[case]
+
+    return run
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("strategy", STRATEGIES[1:])
+def test_two_ranks_under_any_strategy_train_what_one_process_trains(
+    runs: Runs, strategy: str, precision: str
+) -> None:
+    single, ranks = (runs(name, precision, "sgd") for name in ("single", strategy))
+    assert len(single.losses) == 22  # 2 epochs × 11 steps
+    assert single.sample_hash == ranks.sample_hash
+    assert single.samples == ranks.samples
+    found = compare(single, ranks)
+    if precision == "32-true":
+        assert found["losses"] < FP32_LOSSES
+        # Weights, BatchNorm's statistics, momentum, the average: all of the checkpoint.
+        assert max(found["weights"], found["momentum"], found["average"]) < FP32_TENSORS
+    else:
+        assert found["losses"] < BF16_LOSSES
+    # Were the gradients of one rank left out, the losses would differ by more than this.
+    assert abs(single.losses[20] / single.losses[1] - 1) > 2 * BF16_LOSSES
+
+
+@pytest.mark.parametrize("variant", ["clip", "lars"])
+@pytest.mark.parametrize("strategy", ["ddp", "deepspeed_2", "deepspeed_3"])
+def test_clipping_and_lars_are_those_of_one_process(
+    runs: Runs, strategy: str, variant: str
+) -> None:
+    single, ranks = (runs(name, "32-true", variant) for name in ("single", strategy))
+    found = compare(single, ranks)
+    assert found["losses"] < FP32_LOSSES
+    assert max(found["weights"], found["momentum"], found["average"]) < FP32_TENSORS
+    plain = runs("single", "32-true", "sgd")
+    # The variant does something: its losses are other ones, by far more than the tolerance.
+    assert loss_difference(plain, single) > 100 * FP32_LOSSES
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_mixed_precision_leaves_weights_batchnorm_and_buffers_in_float32(
+    runs: Runs, strategy: str
+) -> None:
+    checkpoint = runs(strategy, "bf16-mixed", "sgd").checkpoint
+    for name, tensor in {**checkpoint["state_dict"], **checkpoint["ema_state_dict"]}.items():
+        counter = name.endswith("num_batches_tracked")
+        assert tensor.dtype == (torch.int64 if counter else torch.float32), name
+    losses = runs(strategy, "bf16-mixed", "sgd").losses
+    # And yet bfloat16 was at work: float32 would have given other losses.
+    assert loss_difference(runs(strategy, "32-true", "sgd"), runs(strategy, "bf16-mixed", "sgd"))
+    assert all(torch.isfinite(torch.tensor(list(losses.values()))))
+
+
+def resume(tmp_path: Path, source: Path, *arguments: str) -> Outcome:
+    first_epoch = source / "checkpoints" / "epoch-0001-step-00000011.ckpt"
+    return train(tmp_path / "resumed", f"--ckpt_path={first_epoch}", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("before", "behind"),
+    [
+        ("ddp", ("--trainer.strategy=deepspeed_3", "--trainer.devices=2")),
+        ("deepspeed_3", ("--trainer.strategy=deepspeed_1", "--trainer.devices=1")),
+        ("deepspeed_1", ("--trainer.strategy=ddp", "--trainer.devices=2")),
+        ("deepspeed_2", ()),
+    ],
+    ids=["ddp to zero3", "zero3 on 2 to zero1 on 1", "zero1 to ddp", "zero2 on 2 to 1 process"],
+)
+def test_a_run_goes_on_under_another_strategy_and_number_of_ranks(
+    runs: Runs, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, before: str, behind: tuple
+) -> None:
+    whole = runs(before, "32-true", "sgd")
+    source = next(tmp_path_factory.getbasetemp().glob(f"parity*/{before}-32-true-sgd"))
+    resumed = resume(tmp_path, source, *behind)
+    assert sorted(resumed.losses) == list(range(12, 23))  # the second epoch's 11 steps
+    assert loss_difference(whole, resumed, num_steps=22) < FP32_LOSSES
+    found = compare(whole, resumed)
+    assert max(found["weights"], found["momentum"], found["average"]) < FP32_TENSORS
