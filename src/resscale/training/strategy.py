@@ -37,6 +37,8 @@ class DistributedDataParallel(DDPStrategy):
     Args:
         static_graph: the same layers take part in every step, so that DDP can skip its search for
             unused ones; legal for the whole family, stochastic depth included (it multiplies by 0).
+        gradient_as_bucket_view: gradients live in the buckets that are reduced: a copy of them
+            less.
         gradient_compression: reduce gradients in "bf16" or "fp16", half the bytes; None: float32.
         kwargs: options of Lightning's DDPStrategy, and so of torch's DistributedDataParallel.
     """
@@ -44,15 +46,18 @@ class DistributedDataParallel(DDPStrategy):
     def __init__(
         self,
         static_graph: bool = False,
+        gradient_as_bucket_view: bool = True,
         gradient_compression: Compression | None = None,
         **kwargs: Any,
     ) -> None:
         # Broadcasting rank 0's buffers at each forward costs a collective a step and throws the
         # other ranks' statistics away; `average_batchnorm_statistics` keeps them all.
-        kwargs.setdefault(_buffers_option(), False)
-        # Gradients then live in the buckets that are reduced: a copy of them less.
-        kwargs.setdefault("gradient_as_bucket_view", True)
-        super().__init__(static_graph=static_graph, **kwargs)
+        # A parser that follows `kwargs` into torch gives None for what nobody set.
+        if kwargs.get(_buffers_option()) is None:
+            kwargs[_buffers_option()] = False
+        super().__init__(
+            static_graph=static_graph, gradient_as_bucket_view=gradient_as_bucket_view, **kwargs
+        )
         self.gradient_compression = gradient_compression
 
     def configure_ddp(self) -> None:
@@ -156,6 +161,8 @@ def _compressing(dtype: torch.dtype) -> Callable[[Any, Any], Future[torch.Tensor
         future: Future[torch.Tensor] = work.get_future().then(take_over)
         return future
 
+    # torch compares a hook's annotations with its classes, and these are strings here.
+    reduce.__annotations__.clear()
     return reduce
 
 

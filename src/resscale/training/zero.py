@@ -50,7 +50,8 @@ class ZeRO(DeepSpeedStrategy):
             the weights too.
         offload_optimizer: keep the optimizer's state and step in host memory.
         offload_parameters: keep the shares of the weights in host memory; stage 3.
-        reduce_bucket_size: elements of gradients that are reduced together.
+        reduce_bucket_size: elements of gradients that are reduced together; 25 MiB of float32, as
+            DDP has it: DeepSpeed's own 5e8 would send nothing before backward ends.
         config: further keys of DeepSpeed's configuration, laid over ours.
         timeout: of collectives.
         accelerator: set by the trainer.
@@ -67,7 +68,7 @@ class ZeRO(DeepSpeedStrategy):
         stage: Literal[1, 2, 3] = 1,
         offload_optimizer: bool = False,
         offload_parameters: bool = False,
-        reduce_bucket_size: int = 50_000_000,
+        reduce_bucket_size: int = 6_553_600,
         config: dict[str, Any] | None = None,
         timeout: timedelta | None = default_pg_timeout,
         accelerator: Any = None,
@@ -93,6 +94,11 @@ class ZeRO(DeepSpeedStrategy):
         )
         assert isinstance(self.config, dict)
         self.config["zero_force_ds_cpu_optimizer"] = False
+        if stage == 3:
+            # With DeepSpeed's own settings every gathered weight of a net this small is kept until
+            # the step ends, and stage 3 saves no more than stage 2.
+            self.config["zero_optimization"]["stage3_max_reuse_distance"] = 0
+            self.config["zero_optimization"]["stage3_prefetch_bucket_size"] = 0
         self.stage = stage
         self.offload_optimizer = offload_optimizer
         self._further_config = config or {}
