@@ -129,9 +129,7 @@ def test_two_ranks_end_with_the_weights_of_one_process(one: Path, two: Path) -> 
         for run in (one, two)
     )
     for name, tensor in first.items():
-        if name.endswith(("running_mean", "running_var", "num_batches_tracked")):
-            # The accumulating process updates them twice a step, two ranks once each.
-            continue
+        # BatchNorm's statistics too: a step's micro-batches count as if each had its own rank.
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4)
 
 
@@ -166,18 +164,6 @@ def test_a_signal_to_one_rank_stops_both_and_both_go_on_as_one(
         assert here["step"] == there["step"]
         if here["train/loss"]:
             assert float(here["train/loss"]) == pytest.approx(float(there["train/loss"]), rel=1e-3)
-
-
-def test_a_killed_rank_ends_the_run_with_a_message(repository: Path, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    process = start(repository, run_dir, *COMMON, *TWO)
-    wait_for_batches(process, run_dir, 3)
-    os.kill(other_rank(process), signal.SIGKILL)
-    started = time.monotonic()
-    code, said = finish(process, timeout_s=100)
-    assert code not in (0, 75), said
-    assert time.monotonic() - started < 60
-    assert json.loads((run_dir / "summary.json").read_text())["status"] in ("running", "failed")
 
 
 def test_a_killed_main_process_leaves_no_rank_behind(repository: Path, tmp_path: Path) -> None:
