@@ -46,8 +46,11 @@ options (all may also stand in the YAML file, without the dashes):
   --data.global_batch_size N   samples per optimizer step over all ranks
   --data.micro_batch_size N    samples per forward pass of a rank
   --model.model NAME      a network, such as resnet50
-  --trainer.devices N     ranks on this node;  --trainer.strategy ddp
+  --trainer.devices N     ranks on this node
+  --trainer.strategy S    auto, ddp, deepspeed_1, deepspeed_2 or deepspeed_3
   --trainer.precision P   32-true, bf16-mixed or 16-mixed
+  --ema.decay D           also average the weights, such as by 0.9999
+  --hang_timeout_s S      end a run whose ranks stand still for so long (default: 1800)
   --print_config          show the configuration that results, and stop
   --help_all              every option there is (takes some seconds)
 """
