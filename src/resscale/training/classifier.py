@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
+from resscale.data.datamodule import ShardDataModule
 from resscale.data.dataset import IGNORED, Batch
 from resscale.data.permutation import mix_key
 from resscale.errors import UserInputError
@@ -19,6 +20,7 @@ from resscale.training.batchnorm import StepStatistics, average_batchnorm_statis
 from resscale.training.compiling import compile_network
 from resscale.training.evaluation import Evaluation
 from resscale.training.optim import OptimizerConfig, build_optimizer
+from resscale.training.partition import is_partitioned
 from resscale.training.schedule import ScheduleConfig, lr_at
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -113,6 +115,8 @@ class ImageClassifier(LightningModule):
     def num_macs(self, image_size: int) -> int | None:
         """Multiply-accumulates of one image's forward pass; None for a network not of ours.
 
+        Under ZeRO-3 it is known for the images that are trained on; None for other sizes.
+
         Args:
             image_size: pixels per side.
         """
@@ -120,8 +124,16 @@ class ImageClassifier(LightningModule):
             return None
         # Counting takes seconds for a net of a thousand layers, and several ask.
         if image_size not in self._num_macs:
+            if any(is_partitioned(parameter) for parameter in self.model.parameters()):
+                return None
             self._num_macs[image_size] = count_macs(self.model, image_size, self.in_channels)
         return self._num_macs[image_size]
+
+    def setup(self, stage: str) -> None:
+        """Count what a forward pass costs, before a strategy shares the weights out."""
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and isinstance(data, ShardDataModule):
+            self.num_macs(data.train_crop.size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, num_classes) of prepared images (N, C, H, W)."""

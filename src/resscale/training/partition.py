@@ -34,10 +34,13 @@ def gather_part(part: Tensor, parameter: nn.Parameter) -> Tensor:
 
     Args:
         part: of the form of `local_part(parameter)`; its values may be others (an average, say).
+            It may lie on the host, as shares do that are offloaded.
         parameter: says the shape.
     """
     if not is_partitioned(parameter):
         return part
+    # nccl knows no host tensors. Emptied as it is, the parameter is on the rank's device.
+    part = part.to(parameter.device)
     ranks = distributed.get_world_size()
     flat = part.new_empty(ranks * part.numel())
     distributed.all_gather(list(flat.chunk(ranks)), part.contiguous())

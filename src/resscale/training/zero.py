@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -181,7 +182,7 @@ class ZeRO(DeepSpeedStrategy):
         if autocast_dtype(self.precision_plugin.precision) == torch.float16:
             install_loss_scaler(zero_optimizer)
         if isinstance(optimizer, Lars):
-            _tell_layers(optimizer, zero_optimizer, self._groups)
+            _tell_layers(optimizer, zero_optimizer, self._groups, self.root_device)
         return engine, zero_optimizer
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
@@ -280,8 +281,10 @@ def _import_deepspeed() -> None:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def _tell_layers(optimizer: Lars, zero_optimizer: Any, groups: list[list[nn.Parameter]]) -> None:
-    """Tell LARS which layers its flat tensors hold."""
+def _tell_layers(
+    optimizer: Lars, zero_optimizer: Any, groups: list[list[nn.Parameter]], device: torch.device
+) -> None:
+    """Tell LARS which layers its flat tensors hold; `device` is the rank's."""
     # Stage 3 hands the optimizer its tensors one by one, at each step; before, it has none.
     flats = (
         zero_optimizer.fp32_partitioned_groups_flat
@@ -294,7 +297,18 @@ def _tell_layers(optimizer: Lars, zero_optimizer: Any, groups: list[list[nn.Para
             LarsFragment(fragment.flat_start, fragment.length, fragment.parameter)
         )
     num_layers = sum(len(group) for group in groups)
-    optimizer.set_fragments(layout, num_layers, distributed.all_reduce)
+    optimizer.set_fragments(layout, num_layers, partial(_add_up, device=device))
+
+
+def _add_up(vector: Tensor, device: torch.device) -> None:
+    """Add a vector up over the ranks, in place, by way of a device that their backend reaches."""
+    # An offloaded optimizer computes on the host, and nccl knows no host tensors.
+    if vector.device.type == device.type:
+        distributed.all_reduce(vector)
+        return
+    there = vector.to(device)
+    distributed.all_reduce(there)
+    vector.copy_(there)
 
 
 def _load_buffers(module: LightningModule, state: Mapping[str, Tensor]) -> None:
