@@ -184,7 +184,7 @@ class TrainCli(LightningCLI):
 
 def _choose_strategy(trainer_config: dict[str, Any]) -> None:
     """Replace the names of strategy and precision by ours, or refuse them."""
-    device = device_type(str(trainer_config["accelerator"]))
+    device = device_type(trainer_config["accelerator"])
     if device == "cpu":
         # DeepSpeed looks for GPUs when it is imported.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

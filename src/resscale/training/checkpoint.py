@@ -32,6 +32,7 @@ from resscale.training.checkpoint_seal import seal_holds
 from resscale.training.checkpoint_space import expected_bytes, shortage
 from resscale.training.ema import WeightAverage
 from resscale.training.finite import refuse_to_save
+from resscale.training.loss_scale import read_loss_scale, write_loss_scale
 from resscale.training.phase import Phase, enter_phase
 from resscale.training.position import Position, rewrite_loops
 from resscale.training.rng import capture_rng, restore_rng
@@ -230,6 +231,7 @@ class Checkpointer(Checkpoint):
             "num_samples": data.manifest("train").num_samples,
             "config": getattr(trainer, "resscale_config", None),
             "rng": capture_rng(trainer.strategy.root_device),
+            "loss_scale": read_loss_scale(trainer),
         }
 
     def on_load_checkpoint(
@@ -245,6 +247,9 @@ class Checkpointer(Checkpoint):
         data.samples_seen = state["samples_seen"]
         # Checkpoints written before 2026-11-24 have none.
         self._rng = state.get("rng")
+        # Lightning keeps the scale too, but for single device and DDP alone.
+        if state.get("loss_scale") is not None:
+            write_loss_scale(trainer, state["loss_scale"])
         accumulate = data.plan(trainer.world_size).accumulate
         position = Position(state["global_step"], data.steps_per_epoch(), accumulate)
         rewrite_loops(checkpoint["loops"]["fit_loop"], position)

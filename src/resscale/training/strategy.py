@@ -6,11 +6,18 @@ DDP is the default, and the right one for this family: docs/distributed.md has t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy, Strategy, StrategyRegistry
+from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+    StrategyRegistry,
+)
 from torch import distributed
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel as TorchDDP
@@ -59,6 +66,7 @@ class DistributedDataParallel(DDPStrategy):
             static_graph=static_graph, gradient_as_bucket_view=gradient_as_bucket_view, **kwargs
         )
         self.gradient_compression = gradient_compression
+        self._must_reduce = static_graph
 
     def configure_ddp(self) -> None:
         """Wrap the module; compress its gradients where asked."""
@@ -68,6 +76,20 @@ class DistributedDataParallel(DDPStrategy):
             assert isinstance(self.model, TorchDDP)
             # Lightning's option for hooks does nothing on a CPU, and torch's bf16 hook refuses it.
             self.model.register_comm_hook(None, _compressing(dtype))
+
+    @contextmanager
+    def block_backward_sync(self) -> Generator[None, None, None]:
+        """Accumulate without reducing, but for the first micro-batch of a static graph.
+
+        torch 2.13 learns the graph while it reduces. Of what is reduced there, the next reduction
+        takes the mean of equal values.
+        """
+        if self._must_reduce:
+            self._must_reduce = False
+            yield
+            return
+        with super().block_backward_sync():
+            yield
 
     def _configure_launcher(self) -> None:
         assert self.cluster_environment is not None
@@ -89,10 +111,22 @@ def choose_strategy(value: str | Strategy) -> str | Strategy:
     """Return what the trainer is given for the user's `trainer.strategy`.
 
     Raises:
-        UserInputError: a name that is not one of `STRATEGIES`.
+        UserInputError: a name that is not one of `STRATEGIES`, or a strategy that is not ours.
     """
-    if isinstance(value, Strategy):
+    if isinstance(value, SingleDeviceStrategy | DistributedDataParallel | ZeRO):
         return value
+    if isinstance(value, Strategy):
+        raise UserInputError(
+            f"trainer.strategy={type(value).__module__}.{type(value).__name__} would not keep "
+            f"BatchNorm and checkpoints as the others do; choose one of {', '.join(STRATEGIES)}, "
+            f"or for its options resscale.training.strategy.DistributedDataParallel or "
+            f"resscale.training.zero.ZeRO."
+        )
+    if "." in value:
+        # The parser takes what stands here alone for a name.
+        raise UserInputError(
+            f"trainer.strategy={value} is a class: name it by trainer.strategy.class_path."
+        )
     name = _OTHER_NAMES.get(value, value)
     if name not in STRATEGIES:
         raise UserInputError(
@@ -125,16 +159,28 @@ def check_legal(strategy: str | Strategy, device: str, trainer_config: Mapping[s
             f"trainer.sync_batchnorm=true needs GPUs (torch has no SyncBatchNorm for {device}): "
             f"leave it out, and choose data.micro_batch_size as large as the statistics need."
         )
-    by_value = trainer_config.get("gradient_clip_algorithm") == "value"
-    if uses_deepspeed(strategy) and by_value:
+    limit = trainer_config.get("gradient_clip_val")
+    algorithm = trainer_config.get("gradient_clip_algorithm")
+    if limit is not None and limit < 0:
         raise UserInputError(
-            "trainer.gradient_clip_algorithm=value is not possible under DeepSpeed, whose ranks "
-            "hold shares of the gradients: use norm, or trainer.strategy=ddp."
+            f"trainer.gradient_clip_val={limit} must be above 0; leave it out for no clipping."
+        )
+    if algorithm is not None and limit is None:
+        raise UserInputError(
+            f"trainer.gradient_clip_algorithm={algorithm} clips nothing without "
+            f"trainer.gradient_clip_val: set that too, or leave both out."
+        )
+    if uses_deepspeed(strategy) and str(algorithm).lower() == "value":
+        raise UserInputError(
+            f"trainer.gradient_clip_algorithm={algorithm} is not possible under DeepSpeed, whose "
+            f"ranks hold shares of the gradients: use norm, or trainer.strategy=ddp."
         )
 
 
-def device_type(accelerator: str) -> str:
+def device_type(accelerator: str | Accelerator) -> str:
     """Return the torch device type of `trainer.accelerator`: "cuda", "mps" or "cpu"."""
+    if isinstance(accelerator, Accelerator):
+        return accelerator.name()
     if accelerator in ("auto", "gpu"):
         if torch.cuda.is_available():
             return "cuda"
