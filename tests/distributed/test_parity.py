@@ -78,7 +78,7 @@ def test_two_ranks_under_any_strategy_train_what_one_process_trains(
 
 
 @pytest.mark.parametrize("variant", ["clip", "lars"])
-@pytest.mark.parametrize("strategy", ["ddp", "deepspeed_2", "deepspeed_3"])
+@pytest.mark.parametrize("strategy", ["deepspeed_2", "deepspeed_3"])
 def test_clipping_and_lars_are_those_of_one_process(
     runs: Runs, strategy: str, variant: str
 ) -> None:
