@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import NamedTuple
 
@@ -364,10 +365,15 @@ def test_workers_leave_signals_to_the_rank(
     workers = multiprocessing.active_children()
     assert len(workers) == 2
     found += seen([next(batches)])  # both have begun: their handlers are set
-    for worker in workers:
+    pids = [worker.pid for worker in workers]
+    if start_method == "forkserver":
+        # Reading processes end with the server that forked them.
+        pids.append(forkserver._forkserver._forkserver_pid)
+    for pid in pids:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
-            os.kill(worker.pid, number)
+            os.kill(pid, number)
     assert found + seen(batches) == reference[0]
+    assert all(worker.is_alive() for worker in workers)
 
 
 LEAVES_EARLY = """

@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from typing import Any, Literal, cast
 
 import torch
@@ -77,7 +78,7 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator: Lightning calls iter() to probe the loader, and nothing may start by that.
-        batches = iter(self._loader)
+        batches = _begin(self._loader)
         while True:
             if self.before_wait is not None:
                 self.before_wait()
@@ -151,7 +152,7 @@ class EvaluationLoader:
         return len(self.requests)
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = iter(self._loader)
+        batches = _begin(self._loader)
         while True:
             if self.before_wait is not None:
                 self.before_wait()
@@ -179,6 +180,33 @@ def raise_errors(batch: Batch | ResscaleError) -> Batch:
     if isinstance(batch, ResscaleError):
         raise batch
     return batch
+
+
+def _begin(
+    loader: DataLoader[Batch | ResscaleError],
+) -> Iterator[Batch | ResscaleError]:
+    """Return a loader's batches; its reading processes start now."""
+    context = loader.multiprocessing_context
+    if context is not None and context.get_start_method() == "forkserver":
+        _start_fork_server()
+    return iter(loader)
+
+
+def _start_fork_server() -> None:
+    """Start the process that forks reading processes, deaf to the signals that stop a run.
+
+    They may go to the whole process group. The server would end by them, and reading processes end
+    with it, in the middle of the step that the rank wants to finish.
+    """
+    # Blocked, not ignored: a signal that comes just now reaches this process behind the block.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+    try:
+        # The server would start it first, and its start unblocks SIGTERM.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _next(batches: Iterator[Batch | ResscaleError]) -> Batch | ResscaleError | None:
