@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback
 
 from resscale.cli import main
 from resscale.data.builtin import resolve
@@ -395,12 +397,39 @@ def test_a_used_run_directory_is_refused_without_auto(
     )
 
 
+class GivesUp(Callback):
+    """What the second Ctrl-C raises, in the middle of an epoch."""
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        raise KeyboardInterrupt
+
+
+def test_giving_up_at_once_is_130_and_one_sentence(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    run_dir = tmp_path / "run"
+    callback = f"{GivesUp.__module__}.{GivesUp.__qualname__}"
+    code = main(
+        ["fit", "--config", config, "--run_dir", str(run_dir), "--trainer.callbacks", callback]
+    )
+    signal.signal(signal.SIGINT, handler)  # Lightning ignores it from here on
+    assert code == 130
+    assert capsys.readouterr().err == f"given up; {run_dir} holds no checkpoint yet.\n"
+
+
+def test_several_nodes_without_a_launcher_are_refused(refuse: Refuse) -> None:
+    assert refuse("--trainer.num_nodes", "2").startswith("trainer.num_nodes=2 needs a launcher")
+
+
 def test_a_checkpoint_that_does_not_exist(refuse: Refuse) -> None:
     assert refuse("--ckpt_path", "no.ckpt") == "--ckpt_path no.ckpt: there is no such file."
 
 
 def test_an_unknown_strategy_of_the_trainer_is_bad_input(refuse: Refuse) -> None:
-    assert "invalid strategy name: `strategy='dpp'`" in refuse("--trainer.strategy", "dpp")
+    said = refuse("--trainer.strategy", "dpp")
+    assert said.startswith("trainer.strategy=dpp is not one of auto, ddp, ")
+    assert said.endswith("Did you mean 'ddp'?")
 
 
 def test_validate_needs_weights(config: str, capsys: pytest.CaptureFixture[str]) -> None:

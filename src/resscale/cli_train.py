@@ -14,6 +14,7 @@ import yaml
 
 from resscale.cli_lightning import Stage, TrainCli, plain_config, with_saved_config
 from resscale.cli_quiet import quiet_third_parties
+from resscale.cli_resume import check_resume, explain_giving_up
 from resscale.cli_weights import check_network, load_first_weights
 from resscale.cluster.environment import RUN_DIR_VARIABLE, Launch, read_launch
 from resscale.data.manifest import Manifest
@@ -24,11 +25,7 @@ from resscale.errors import (
     TrainingStopped,
     UserInputError,
 )
-from resscale.training.checkpoint import (
-    check_resumable,
-    find_newest_valid,
-    load_checkpoint,
-)
+from resscale.training.checkpoint import find_newest_valid, load_checkpoint
 from resscale.training.ema_checkpoint import explain_average, load_averaged
 from resscale.training.ema_decay import EmaConfig
 from resscale.training.failure_watch import FailureWatch
@@ -37,6 +34,9 @@ from resscale.training.predictions import PredictionWriter
 from resscale.training.rundir import RunDir
 from resscale.training.runid import choose_run_dir, config_digest, refuse_used
 from resscale.training.strategy import register_strategies
+
+# What shells give a command that Ctrl-C has ended.
+INTERRUPTED = 130
 
 _SPLITS: dict[Stage, tuple[str, ...]] = {
     "fit": ("train", "val"),
@@ -65,6 +65,17 @@ def run_fit(argv: Sequence[str]) -> int:
         if session.trainer.is_global_zero:
             raise
         return stopped.exit_code
+    except SystemExit as end:
+        # Lightning's answer to the second Ctrl-C; a bug's code is no answer to a user's wish.
+        if not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        if session.launch.is_first:
+            print(
+                explain_giving_up(session.run, session.resume_command()),
+                file=sys.stderr,
+                flush=True,
+            )
+        return INTERRUPTED
     except Exception:
         failure = session.watch.consequence_of
         if failure is None:
@@ -241,6 +252,7 @@ class Session:
     def _prepare(self, argv: list[str]) -> None:
         cli = TrainCli(self.stage, argv)
         self.config = cli.config
+        self.launch.check_nodes(self.config.trainer.num_nodes)
         plain = plain_config(cli)
         name = Path(str(self.config.config[-1])).stem if self.config.config else "run"
         self.run = RunDir(self._choose_run_dir(name, config_digest(plain)))
@@ -263,7 +275,7 @@ class Session:
             check_network(checkpoint, self.model, str(self.ckpt_path))
             if self.stage == "fit":
                 # Before anything of the run is touched: a refused resume must leave it as it was.
-                check_resumable(checkpoint, self.data)
+                check_resume(checkpoint, plain, self.data, self.trainer)
         if self.stage != "fit" and self.config.use_ema:
             self.loaded = load_averaged(self.model.model, checkpoint, str(self.ckpt_path))
             self.ckpt_path = None  # all is loaded

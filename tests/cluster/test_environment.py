@@ -49,6 +49,14 @@ def test_rank_0_chooses_a_directory_of_its_own() -> None:
     assert read_launch({"LOCAL_RANK": "0", RUN_DIR_VARIABLE: "/runs/old"}).run_dir is None
 
 
+def test_several_nodes_need_a_launcher() -> None:
+    with pytest.raises(UserInputError, match=r"num_nodes=2 needs .* `srun` .* --nnodes 2"):
+        read_launch({}).check_nodes(2)
+    read_launch({}).check_nodes(1)
+    read_launch({"SLURM_PROCID": "0", "SLURM_STEP_ID": "0"}).check_nodes(2)
+    read_launch({"TORCHELASTIC_RUN_ID": "abc"}).check_nodes(2)
+
+
 def test_the_process_s_own_environment_is_read_by_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -162,6 +162,8 @@ def test_a_finished_run_is_done_at_once_when_it_is_asked_to_go_on(
         ("--data.global_batch_size=32", "global_batch_size=64, now it is 32"),
         ("--seed_everything=1", "seed=0, now it is 1"),
         ("--data.train=builtin:digits/test", "the order of samples would change"),
+        ("--model.optimizer.name=lars", "model.optimizer.name=sgd, now it is lars"),
+        ("--trainer.max_epochs=1", "trainer.max_epochs=1 lies before the checkpoint"),
     ],
 )
 def test_a_refused_resume_leaves_the_run_as_it_was(

@@ -32,6 +32,19 @@ class Launch:
         """This process speaks for the job."""
         return self.rank == 0
 
+    def check_nodes(self, num_nodes: int) -> None:
+        """Refuse several nodes where nobody starts ranks on the others: they would be waited for.
+
+        Raises:
+            UserInputError: neither srun nor torchrun has started this process.
+        """
+        if num_nodes > 1 and self.job_id is None:
+            raise UserInputError(
+                f"trainer.num_nodes={num_nodes} needs a launcher that starts ranks on every node: "
+                f"put `srun` before this command in a SLURM job, or start it by `torchrun --nnodes "
+                f"{num_nodes} ... -m resscale`. For this machine alone leave the option out."
+            )
+
 
 def read_launch(environ: Mapping[str, str] = os.environ) -> Launch:
     """Read how this process was started: by SLURM's srun, by torchrun, by resscale, or by hand.
