@@ -45,8 +45,8 @@ COMMON = (
 )
 VARIANTS = {
     "sgd": (),
-    "clip": ("--trainer.gradient_clip_val=0.1",),
-    "lars": ("--model.optimizer.name=lars", "--model.optimizer.lr=0.05"),
+    "clip": ("--trainer.gradient_clip_val=0.1", "--model.optimizer.lr=0.002"),
+    "lars": ("--model.optimizer.name=lars", "--model.optimizer.lr=0.02"),
 }
 
 
