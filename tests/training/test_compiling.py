@@ -2,13 +2,22 @@
 
 import copy
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from parity import load_outcome, loss_difference, tensor_difference
 
 from resscale import create_model
+from resscale.cli import main
 from resscale.errors import UserInputError
 from resscale.training.compiling import compile_network, is_compiled
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
+    r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning",
+)
 
 
 def test_a_compiled_network_has_the_names_and_the_outputs_of_the_eager_one() -> None:
@@ -40,3 +49,42 @@ def test_inductor_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(UserInputError, match=r"needs a C\+\+ compiler"):
         compile_network(create_model("resnet8_cifar", 10), "inductor")
+
+
+@pytest.fixture
+def fit(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Train in this process, 5 steps an epoch; return the run directory."""
+    monkeypatch.chdir(repository)
+    options = (
+        *("--config=configs/demo.yaml", "--model.model=resnet8_cifar", "--model.optimizer.lr=0.01"),
+        *("--model.schedule.name=constant", "--model.schedule.warmup_epochs=0", "--data.val=null"),
+        *("--data.num_workers=0", "--data.log_sample_ids=true", "--trainer.accelerator=cpu"),
+        *("--trainer.limit_train_batches=5", "--trainer.log_every_n_steps=1"),
+        "--checkpoint.keep_last=9",
+    )
+
+    def run(name: str, *more: str) -> Path:
+        assert main(["fit", *options, f"--run_dir={tmp_path / name}", *more]) == 0
+        return tmp_path / name
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("before", "behind"),
+    [("aot_eager", "null"), ("null", "aot_eager")],
+    ids=["compiled to eager", "eager to compiled"],
+)
+def test_compiled_and_eager_runs_go_on_from_each_others_checkpoints(
+    fit: Callable[..., Path], before: str, behind: str
+) -> None:
+    two = "--trainer.max_epochs=2"
+    first = fit("first", f"--model.compile={before}", "--trainer.max_epochs=1")
+    path = first / "checkpoints" / "last.ckpt"
+    runs = fit("whole", two), fit("on", f"--model.compile={behind}", two, f"--ckpt_path={path}")
+    whole, resumed = (load_outcome(run_dir) for run_dir in runs)
+    assert sorted(resumed.losses) == [6, 7, 8, 9, 10]
+    assert loss_difference(whole, resumed) < 1e-5
+    states = [outcome.checkpoint["state_dict"] for outcome in (whole, resumed)]
+    assert tensor_difference(*states) < 1e-4
+    assert tensor_difference(whole.momentum, resumed.momentum) < 1e-4
