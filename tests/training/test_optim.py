@@ -1,13 +1,22 @@
 """The optimizer: its kind, its rate, and which parameters decay."""
 
+import copy
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from resscale import create_model
 from resscale.errors import UserInputError
 from resscale.training.lars import Lars
-from resscale.training.optim import OptimizerConfig, build_optimizer, parameter_groups
+from resscale.training.optim import (
+    OptimizerConfig,
+    build_optimizer,
+    parameter_groups,
+    take_numbers,
+)
 
 
 class Odd(nn.Module):
@@ -150,3 +159,43 @@ def test_an_impossible_number_is_refused_with_the_rule(
     with pytest.raises(UserInputError) as refused:
         OptimizerConfig(**options)
     assert f"model.optimizer.{said}" in str(refused.value)
+
+
+def half_way(name: str = "sgd") -> dict[str, Any]:
+    """A checkpoint's part, with the schedule at half of the rate 0.1."""
+    optimizer = build_optimizer(Odd(), OptimizerConfig(name=name, lr_batch_size=None), 64)
+    scheduler = LambdaLR(optimizer, lambda step: 0.5)
+    return {
+        "optimizer_states": [optimizer.state_dict()],
+        "lr_schedulers": [scheduler.state_dict()],
+    }
+
+
+def test_going_on_takes_the_numbers_of_now() -> None:
+    checkpoint = half_way()
+    config = OptimizerConfig(lr=0.02, lr_batch_size=None, momentum=0.8, weight_decay=0.3)
+    take_numbers(checkpoint, build_optimizer(Odd(), config, 64))
+    decayed, spared = checkpoint["optimizer_states"][0]["param_groups"]
+    # Half of 0.02, as the schedule stands there.
+    assert [group["lr"] for group in (decayed, spared)] == pytest.approx([0.01, 0.01])
+    assert [group["initial_lr"] for group in (decayed, spared)] == [0.02, 0.02]
+    assert [group["momentum"] for group in (decayed, spared)] == [0.8, 0.8]
+    assert [group["weight_decay"] for group in (decayed, spared)] == [0.3, 0.0]
+    assert decayed["params"] == [0]
+    assert checkpoint["lr_schedulers"][0]["base_lrs"] == [0.02, 0.02]
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars"])
+def test_going_on_with_the_same_numbers_changes_no_bit(name: str) -> None:
+    checkpoint = half_way(name)
+    before = copy.deepcopy(checkpoint)
+    config = OptimizerConfig(name=name, lr_batch_size=None)
+    take_numbers(checkpoint, build_optimizer(Odd(), config, 64))
+    assert checkpoint == before
+
+
+def test_the_state_of_another_optimizer_is_left_alone() -> None:
+    for checkpoint in (half_way("lars"), {}):
+        before = copy.deepcopy(checkpoint)
+        take_numbers(checkpoint, build_optimizer(Odd(), OptimizerConfig(lr=0.02), 64))
+        assert checkpoint == before

@@ -19,7 +19,7 @@ from resscale.models import ResNet, count_macs, create_model
 from resscale.training.batchnorm import StepStatistics, average_batchnorm_statistics
 from resscale.training.compiling import compile_network
 from resscale.training.evaluation import Evaluation
-from resscale.training.optim import OptimizerConfig, build_optimizer
+from resscale.training.optim import OptimizerConfig, build_optimizer, take_numbers
 from resscale.training.partition import is_partitioned
 from resscale.training.schedule import ScheduleConfig, lr_at
 
@@ -236,6 +236,11 @@ class ImageClassifier(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"},
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the optimizer's numbers of now, such as a lower rate behind a divergence."""
+        fresh = build_optimizer(self.model, self.optimizer_config, self.global_batch_size)
+        take_numbers(checkpoint, fresh)
 
     def _finish_evaluation(self, stage: str) -> None:
         assert self._evaluation is not None

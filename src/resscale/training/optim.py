@@ -150,3 +150,29 @@ def build_optimizer(
         )
     groups = parameter_groups(module, config.weight_decay, config.decay_norm_and_bias)
     return SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov)
+
+
+def take_numbers(checkpoint: dict[str, Any], fresh: Optimizer) -> None:
+    """Put an optimizer's numbers in the place of those in a checkpoint; what it has kept stays.
+
+    torch would go on with the checkpoint's, whatever the configuration says.
+
+    Args:
+        checkpoint: its `optimizer_states` and `lr_schedulers` are changed. Where it has none, or
+            they are of another optimizer, nothing is.
+        fresh: of the same groups, before a schedule has changed its rate.
+    """
+    states = checkpoint.get("optimizer_states")
+    groups = states[0]["param_groups"] if states else []
+    names = [group.keys() - {"initial_lr"} for group in groups]
+    if names != [group.keys() for group in fresh.param_groups]:
+        return
+    for saved, now in zip(groups, fresh.param_groups, strict=True):
+        before = saved.get("initial_lr", saved["lr"])
+        # The schedule stands where it stood. Equal rates stay equal to the bit.
+        same = before == now["lr"] or not before
+        rate = saved["lr"] if same else saved["lr"] / before * now["lr"]
+        numbers = {name: value for name, value in now.items() if name != "params"}
+        saved.update({**numbers, "lr": rate, "initial_lr": now["lr"]})
+    for scheduler in checkpoint.get("lr_schedulers") or ():
+        scheduler["base_lrs"] = [group["lr"] for group in fresh.param_groups]
