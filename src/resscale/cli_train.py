@@ -88,6 +88,7 @@ def run_fit(argv: Sequence[str]) -> int:
     finally:
         code = session.wait_for_ranks()
         session.watch.release()
+        session.run.leave()
     if code:
         raise ResscaleError(f"another rank ended with code {code}; see its message above.")
     if session.trainer.is_global_zero:
@@ -282,7 +283,7 @@ class Session:
         if self.stage == "fit":
             self.average = explain_average(EmaConfig(**self.config.ema), checkpoint)
             if self.launch.is_first:
-                self.run.path.mkdir(parents=True, exist_ok=True)
+                self.run.take()
                 self.run.config.write_text(yaml.safe_dump(plain, sort_keys=False))
             os.environ[RUN_DIR_VARIABLE] = str(self.run.path.resolve())
 

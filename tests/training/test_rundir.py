@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from resscale.errors import UserInputError
 from resscale.training.rundir import METRIC_COLUMNS, RunDir, append_line
 
 
@@ -144,3 +145,15 @@ def test_lines_of_several_writers_do_not_mix(tmp_path: Path) -> None:
     append_line(path, "a")
     append_line(path, "b")
     assert path.read_text() == "a\nb\n"
+
+
+def test_one_process_at_a_time_trains_in_a_run_directory(run: RunDir) -> None:
+    run.take()
+    run.config.write_text("seed_everything: 0\n")  # the lock stays with a file that is rewritten
+    other = RunDir(run.path)
+    with pytest.raises(UserInputError, match=r"another process trains in .* another --run_dir"):
+        other.take()
+    run.leave()
+    other.take()
+    assert other.config.read_text() == "seed_everything: 0\n"
+    other.leave()

@@ -9,12 +9,15 @@ runs/<run-id>/
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from resscale.errors import UserInputError
 
 METRIC_COLUMNS = (
     "epoch",
@@ -40,6 +43,7 @@ class RunDir:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._lock: TextIO | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -69,6 +73,32 @@ class RunDir:
     def samples(self, rank: int) -> Path:
         """A rank's log of consumed sample ids."""
         return self.path / "samples" / f"rank-{rank}.jsonl"
+
+    def take(self) -> None:
+        """Keep other processes from training in here, until `leave` or the end of this one.
+
+        Raises:
+            UserInputError: another process trains here.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = self.config.open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.leave()
+            raise UserInputError(
+                f"another process trains in {self.path} just now: wait for its end, or choose "
+                f"another --run_dir."
+            ) from None
+        except OSError:
+            # A file system without locks: it is the user's own care, as ever.
+            self.leave()
+
+    def leave(self) -> None:
+        """Let other processes train in here."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def append_event(self, event: str, **facts: Any) -> None:
         """Add a line to the ledger."""
