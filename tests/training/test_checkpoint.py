@@ -201,6 +201,8 @@ def test_the_best_accuracy_goes_on_with_the_run() -> None:
 def test_at_least_one_checkpoint_is_kept() -> None:
     with pytest.raises(UserInputError, match=r"checkpoint\.keep_last=0 must be at least 1"):
         Checkpointer(keep_last=0)
+    with pytest.raises(UserInputError, match=r"every_n_steps=-3 must be 1 or more, or 0 to save"):
+        Checkpointer(every_n_steps=-3)
 
 
 def test_the_trainer_is_given_the_writer_that_was_asked_for() -> None:

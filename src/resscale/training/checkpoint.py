@@ -70,6 +70,11 @@ class Checkpointer(Checkpoint):
         super().__init__()
         if keep_last < 1:
             raise UserInputError(f"checkpoint.keep_last={keep_last} must be at least 1.")
+        if every_n_steps < 0:
+            raise UserInputError(
+                f"checkpoint.every_n_steps={every_n_steps} must be 1 or more, or 0 to save at the "
+                f"ends of epochs alone."
+            )
         self.every_n_steps = every_n_steps
         self.keep_last = keep_last
         self.asynchronous = asynchronous
