@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from resscale.cli import main
-from resscale.cli_errors import explain_parser_error
+from resscale.cli_errors import explain_parser_error, explain_refusal
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"
@@ -126,7 +126,7 @@ def test_a_value_of_the_wrong_type_in_the_yaml_reads_the_same(
     [
         ("data.shuffle=windw", "full, window, none. Did you mean 'window'?"),
         ("data.train_crop=padd", "random_resized, pad, center. Did you mean 'pad'?"),
-        ("model.optimizer.name=sgdd", "sgd. Did you mean 'sgd'?"),
+        ("model.optimizer.name=sgdd", "sgd, lars. Did you mean 'sgd'?"),
         ("model.schedule.name=linear", "cosine, step, constant."),
         ("data.channels=2", "1, 3."),
     ],
@@ -145,3 +145,19 @@ def test_broken_yaml_says_where(refuse: Refuse, tmp_path: Path) -> None:
 
 def test_what_is_not_understood_is_still_one_line() -> None:
     assert explain_parser_error("a new\n  kind of\n\nerror", []) == "a new kind of error"
+
+
+def test_an_option_of_a_class_is_named_whole(refuse: Refuse) -> None:
+    said = refuse(
+        "--trainer.strategy.class_path=resscale.training.zero.ZeRO", "--trainer.strategy.stage=4"
+    )
+    assert said == "trainer.strategy.stage=4 is not one of 1, 2, 3."
+
+
+def test_what_a_class_itself_refuses_is_told_apart_from_other_errors() -> None:
+    report = (
+        "Does not validate against any of the Union subtypes\nSubtypes: [str, Strategy]\nErrors:\n"
+        "  - Expected a <class 'str'>\n  - two things\n    contradict.\nGiven value type: x\nGiven"
+    )
+    assert explain_refusal(report) == "two things contradict."
+    assert explain_refusal("math domain error") is None

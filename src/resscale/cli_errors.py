@@ -15,7 +15,12 @@ _UNKNOWN = (
 )
 _MISSING_FILE = re.compile(r"File does not exist: '(?P<path>[^']+)'")
 _KEY = r'key "(?P<key>[^"]+)".*'
-_LITERAL = re.compile(_KEY + r"Literal\[(?P<choices>[^\]]+)\]. Got value: (?P<value>.*)", re.S)
+_LITERAL = re.compile(_KEY + r"Literal\[(?P<choices>[^\]]+)\]. Got value: (?P<value>[^\n]*)", re.S)
+# An option of a class: the parser names the class's own option apart from it.
+_OF_A_CLASS = re.compile(r"NestedArg\(key='(?P<key>[^']+)'")
+_WHAT_EACH_TYPE_SAID = re.compile(
+    r"Union subtypes\n.*\nErrors:\n(?P<errors>.*)\nGiven value type:", re.S
+)
 _TYPE = re.compile(_KEY + r"Expected an? (?P<type>.+?)\. Got value: (?P<value>.*)", re.S)
 _UNION = re.compile(_KEY + r"Subtypes: \[(?P<types>.*?)\]\n.*Given value: (?P<value>.*)", re.S)
 _TYPE_NAMES = {
@@ -45,9 +50,9 @@ def explain_parser_error(text: str, options: Iterable[str]) -> str:
     if found := _LITERAL.search(text):
         choices = [choice.strip(" '\"") for choice in found["choices"].split(",")]
         value = found["value"].strip()
-        return (
-            f"{found['key']}={value} is not one of {', '.join(choices)}.{nearest(value, choices)}"
-        )
+        nested = _OF_A_CLASS.search(text)
+        key = f"{found['key']}.{nested['key']}" if nested else found["key"]
+        return f"{key}={value} is not one of {', '.join(choices)}.{nearest(value, choices)}"
     for pattern, group in ((_TYPE, "type"), (_UNION, "types")):
         if found := pattern.search(text):
             value = found["value"].strip()
@@ -59,6 +64,19 @@ def explain_parser_error(text: str, options: Iterable[str]) -> str:
     if "Problems parsing config" in text:
         return f"the configuration is not valid YAML: {' '.join(text.split()[3:])}."
     return " ".join(text.split())
+
+
+def explain_refusal(text: str) -> str | None:
+    """Return why a class refused its options; None for what is not the parser's report of that.
+
+    Args:
+        text: of the error that the parser raises when it makes an object.
+    """
+    found = _WHAT_EACH_TYPE_SAID.search(text)
+    if found is None:
+        return None
+    # Of a name or a class, the class comes last.
+    return " ".join(re.split(r"(?:^|\n)  - ", found["errors"])[-1].split())
 
 
 def _nearest_option(key: str, options: Iterable[str]) -> str:

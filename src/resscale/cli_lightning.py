@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from resscale.cli_errors import explain_parser_error
+from resscale.cli_errors import explain_parser_error, explain_refusal
 from resscale.data.datamodule import ShardDataModule
 from resscale.errors import UserInputError
 from resscale.training.checkpoint import Checkpointer
@@ -32,6 +32,7 @@ from resscale.training.strategy import (
     device_type,
     uses_deepspeed,
 )
+from resscale.training.zero_options import check_accelerator
 
 if TYPE_CHECKING:
     from resscale.cli_train import Session
@@ -132,7 +133,14 @@ class TrainCli(LightningCLI):
     def build(self, session: Session) -> None:
         """Instantiate model, data and trainer."""
         self._session = session
-        super().instantiate_classes()
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            # The parser keeps of a class's own error only the text.
+            refusal = explain_refusal(str(error))
+            if refusal is None:
+                raise
+            raise UserInputError(refusal) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the run's callbacks, loggers and checkpoint writer to what the user configures."""
@@ -190,6 +198,8 @@ def _choose_strategy(trainer_config: dict[str, Any]) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     strategy = choose_strategy(trainer_config["strategy"])
     check_legal(strategy, device, trainer_config)
+    if uses_deepspeed(strategy):
+        check_accelerator(device)
     precision = precision_name(trainer_config["precision"])
     trainer_config["strategy"], trainer_config["precision"] = strategy, None
     trainer_config["precision_plugin"] = build_precision(

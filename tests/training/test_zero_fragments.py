@@ -96,14 +96,10 @@ def test_a_first_step_behind_an_empty_state_is_torchs(stage: int, world_size: in
 @every_world
 @every_stage
 def test_torchs_state_goes_into_zero_and_comes_back_to_the_bit(stage: int, world_size: int) -> None:
-    weights, state = train_plainly("sgd", 2)
+    _, state = train_plainly("sgd", 2)
     assert sorted(state["state"]) == [0, 1, 2, 3, 4]
-    order = [weights[name].flatten() for name in names_by_number()]
     for rank in facts_of(world_size):
         assert_same_state(rank[stage]["gathered"], state)
-        pairs = zip(rank[stage]["fragments"], rank[stage]["in_flats_loaded"], strict=True)
-        for (parameter, start, length), found in pairs:
-            assert torch.equal(found, order[parameter][start : start + length])
 
 
 @every_world
@@ -134,12 +130,6 @@ def test_lars_trains_as_on_one_process(stage: int, world_size: int) -> None:
     # Each weight has a ratio of its own: SGD's step would go elsewhere.
     sgd, _ = train_plainly("sgd", 3)
     assert (sgd["last.weight"] - expected["last.weight"]).abs().max() > 1e-2
-
-
-def names_by_number() -> list[str]:
-    net = Net()
-    names = {id(p): name for name, p in net.named_parameters()}
-    return [names[id(p)] for group in net.groups() for p in group]
 
 
 def assert_trained(world_size: int, stage: int, key: str, expected: dict[str, Tensor]) -> None:

@@ -83,7 +83,9 @@ class Checkpointer(Checkpoint):
         self._saved_step = -1
         # The newest save, on every rank alike; only rank 0's is ever done.
         self._pending: PendingSave | None = None
+        # Of a checkpoint, until the strategy that is to go on with them is set up.
         self._rng: dict[str, Any] | None = None
+        self._loss_scale: dict[str, float] | None = None
 
     @property
     def has_failed(self) -> bool:
@@ -111,7 +113,9 @@ class Checkpointer(Checkpoint):
             self._warn_of_small_disk(trainer, pl_module)
         if self._rng is not None:
             restore_rng(self._rng, trainer.strategy.root_device)
-        self._rng = None
+        if self._loss_scale is not None:
+            write_loss_scale(trainer, self._loss_scale)
+        self._rng = self._loss_scale = None
 
     def on_train_batch_end(
         self,
@@ -253,8 +257,7 @@ class Checkpointer(Checkpoint):
         # Checkpoints written before 2026-11-24 have none.
         self._rng = state.get("rng")
         # Lightning keeps the scale too, but for single device and DDP alone.
-        if state.get("loss_scale") is not None:
-            write_loss_scale(trainer, state["loss_scale"])
+        self._loss_scale = state.get("loss_scale")
         accumulate = data.plan(trainer.world_size).accumulate
         position = Position(state["global_step"], data.steps_per_epoch(), accumulate)
         rewrite_loops(checkpoint["loops"]["fit_loop"], position)

@@ -8,7 +8,6 @@ and what is saved is what DDP saves.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
@@ -18,7 +17,7 @@ import torch
 from lightning.fabric.plugins import ClusterEnvironment
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.fabric.utilities.types import _PATH
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, distributed, nn
@@ -31,16 +30,19 @@ from resscale.training.lars import Fragment as LarsFragment
 from resscale.training.lars import Lars
 from resscale.training.launcher import RankLauncher
 from resscale.training.loss_scale import install_loss_scaler
-from resscale.training.partition import gather_part, is_partitioned, local_part, own_part
+from resscale.training.partition import gather_part, is_partitioned, local_part
 from resscale.training.precision import autocast_dtype
 from resscale.training.zero_fragments import (
     find_fragments,
     gather_state,
     scatter_state,
-    scatter_weights,
 )
-
-INSTALL = 'pip install -e ".[deepspeed]"'
+from resscale.training.zero_options import (
+    check_options,
+    check_zero_section,
+    import_deepspeed,
+    overlay,
+)
 
 
 class ZeRO(DeepSpeedStrategy):
@@ -77,8 +79,8 @@ class ZeRO(DeepSpeedStrategy):
         cluster_environment: ClusterEnvironment | None = None,
         process_group_backend: str | None = None,
     ) -> None:
-        _check_options(stage, offload_parameters)
-        _import_deepspeed()
+        check_options(stage, offload_parameters, reduce_bucket_size, config or {})
+        import_deepspeed()
         super().__init__(
             stage=stage,
             # Without DeepSpeed's own CPU optimizer, which is compiled at run time and is Adam.
@@ -103,6 +105,8 @@ class ZeRO(DeepSpeedStrategy):
         self.stage = stage
         self.offload_optimizer = offload_optimizer
         self._further_config = config or {}
+        more = self._further_config.get("zero_optimization", {})
+        check_zero_section(self.config["zero_optimization"], more)
         self._groups: list[list[nn.Parameter]] = []
 
     @property
@@ -171,7 +175,7 @@ class ZeRO(DeepSpeedStrategy):
             # A compiled backward pass gives its gradients at once, and DeepSpeed 0.19.8 then
             # overwrites some before they are reduced (seen: no error, wrong weights).
             zero["overlap_comm"] = False
-        _overlay(self.config, self._further_config)
+        overlay(self.config, self._further_config)
 
     def _setup_model_and_optimizer(
         self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: Any = None
@@ -196,25 +200,8 @@ class ZeRO(DeepSpeedStrategy):
         return state
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Take over whole weights and buffers, into the shares and into the optimizer's copies."""
-        module = self.lightning_module
-        assert module is not None
-        state = dict(checkpoint["state_dict"])
-        partitioned = {
-            name: parameter
-            for name, parameter in module.named_parameters()
-            if is_partitioned(parameter)
-        }
-        if not partitioned:
-            module.load_state_dict(state, strict=strict)
-        else:
-            _load_buffers(module, state)
-            for name, parameter in partitioned.items():
-                _load_partitioned(parameter, state[name])
-        if self._is_training:
-            scatter_weights(
-                _in_order(module, self._groups, state), find_fragments(self._zero, self._groups)
-            )
+        """Take over whole weights and buffers, before set-up shares them out."""
+        Strategy.load_model_state_dict(self, checkpoint, strict)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Tensor]:
         """Return the whole state in torch's own form; all ranks call it."""
@@ -239,46 +226,23 @@ class ZeRO(DeepSpeedStrategy):
         return Strategy.load_checkpoint(self, checkpoint_path, weights_only=True)
 
     @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        """Restored before, as under every other strategy.
+
+        Set-up builds the optimizer, and for its schedule the loader, which must begin behind the
+        samples that the checkpoint has seen.
+        """
+        return False
+
+    @property
     def lightning_restore_optimizer(self) -> bool:
         """The optimizer's state is restored by `load_optimizer_state_dict`."""
         return True
 
     @property
-    def _is_training(self) -> bool:
-        return bool(self._groups)
-
-    @property
     def _zero(self) -> Any:
         """DeepSpeed's optimizer."""
         return self.deepspeed_engine.optimizer
-
-
-def _check_options(stage: int, offload_parameters: bool) -> None:
-    if stage not in (1, 2, 3):
-        raise UserInputError(f"strategy ZeRO: stage={stage} must be 1, 2 or 3.")
-    if offload_parameters and stage != 3:
-        raise UserInputError(
-            f"strategy ZeRO: offload_parameters=true needs stage 3, and stage is {stage}: below it "
-            f"every rank uses all weights at each step."
-        )
-
-
-def _import_deepspeed() -> None:
-    """Import DeepSpeed for the devices at hand."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    # It logs each of its settings, at import too.
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    try:
-        import deepspeed
-    except ImportError as error:
-        raise UserInputError(
-            f"the strategy needs DeepSpeed, which is not installed ({error}): {INSTALL}"
-        ) from error
-    if os.environ.get("DS_ACCELERATOR") == "cpu":
-        # Its shared-memory collectives are compiled at first use, in minutes, with a compiler that
-        # the machine may not have; gloo serves.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def _tell_layers(
@@ -309,34 +273,3 @@ def _add_up(vector: Tensor, device: torch.device) -> None:
     there = vector.to(device)
     distributed.all_reduce(there)
     vector.copy_(there)
-
-
-def _load_buffers(module: LightningModule, state: Mapping[str, Tensor]) -> None:
-    persistent = module.state_dict(keep_vars=True)
-    for name, buffer in module.named_buffers():
-        if name in persistent:
-            buffer.data.copy_(state[name])
-
-
-def _load_partitioned(parameter: nn.Parameter, whole: Tensor) -> None:
-    local_part(parameter).copy_(own_part(whole, parameter))
-    # Small parameters stay whole on every rank between steps; `shape` tells.
-    if parameter.numel() == whole.numel() and parameter.data.shape == whole.shape:
-        parameter.data.copy_(whole)
-
-
-def _in_order(
-    module: LightningModule, groups: list[list[nn.Parameter]], state: Mapping[str, Tensor]
-) -> list[Tensor]:
-    """Return the whole weights in the order of the optimizer's groups."""
-    names = {parameter: name for name, parameter in module.named_parameters()}
-    return [state[names[parameter]] for group in groups for parameter in group]
-
-
-def _overlay(base: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Lay nested settings over others, in place."""
-    for name, value in more.items():
-        if isinstance(value, Mapping) and isinstance(base.get(name), dict):
-            _overlay(base[name], value)
-        else:
-            base[name] = value

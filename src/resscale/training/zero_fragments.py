@@ -120,19 +120,6 @@ def scatter_state(
             fragment.of_flat(flat_state[key]).copy_(fragment.of_whole(value))
 
 
-def scatter_weights(wholes: list[Tensor], fragments: Iterable[Fragment]) -> None:
-    """Copy whole parameters into the flat fp32 tensors that the optimizer steps.
-
-    Args:
-        wholes: the parameters' values, counted through the groups.
-        fragments: this rank's.
-    """
-    with torch.no_grad():
-        for fragment in fragments:
-            whole = wholes[fragment.parameter]
-            fragment.of_flat(fragment.flat).copy_(fragment.of_whole(whole))
-
-
 def _stretch(zero_optimizer: Any, index: int, parameter: nn.Parameter) -> Fragment | None:
     """Return this rank's fragment under ZeRO 1 or 2: DeepSpeed has noted it at the parameter."""
     mapping = getattr(parameter, "_hp_mapping", None)
