@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ class Observer(Callback):
             norm_weight_types={str(local_part(m.weight).dtype) for m in norms},
             buffer_types={str(b.dtype) for b in pl_module.buffers() if b.is_floating_point()},
             strategy=type(trainer.strategy).__name__,
+            num_graphs=_count_graphs(),
         )
         path = Path(trainer.default_root_dir) / f"observed-{trainer.global_rank}.json"
         path.write_text(json.dumps(self.seen, default=sorted))
@@ -98,3 +100,9 @@ class Observer(Callback):
             return reduce(tensor, *arguments, **options)
 
         distributed.all_reduce = noting
+
+
+def _count_graphs() -> int:
+    """Graphs that torch has compiled; 0 where it was never asked to."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return int(dynamo.counters["stats"]["unique_graphs"]) if dynamo is not None else 0

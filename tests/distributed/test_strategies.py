@@ -213,6 +213,8 @@ def test_compiled_zero_trains_what_one_eager_process_trains(fit: Fit) -> None:
         *(*TWO, ZERO, f"{OPTION}stage=1", f"{OPTION}reduce_bucket_size=20000"),
         *("--model.compile=aot_eager", "--trainer.max_epochs=1"),
     )
+    assert [rank["num_graphs"] > 0 for rank in compiled.ranks] == [True, True]
     single = fit(*ALONE, "--trainer.max_epochs=1")
+    assert single.ranks[0]["num_graphs"] == 0
     assert loss_difference(single.outcome, compiled.outcome) < 1e-5
     assert weight_difference(single, compiled) < 1e-4

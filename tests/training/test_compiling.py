@@ -70,6 +70,15 @@ def fit(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     return run
 
 
+def take_num_graphs() -> int:
+    """Graphs that torch has compiled since the last call."""
+    counters = torch._dynamo.utils.counters
+    count = int(counters["stats"]["unique_graphs"])
+    torch.compiler.reset()
+    counters.clear()
+    return count
+
+
 @pytest.mark.parametrize(
     ("before", "behind"),
     [("aot_eager", "null"), ("null", "aot_eager")],
@@ -79,10 +88,14 @@ def test_compiled_and_eager_runs_go_on_from_each_others_checkpoints(
     fit: Callable[..., Path], before: str, behind: str
 ) -> None:
     two = "--trainer.max_epochs=2"
+    take_num_graphs()
     first = fit("first", f"--model.compile={before}", "--trainer.max_epochs=1")
+    assert take_num_graphs() == (1 if before == "aot_eager" else 0)
     path = first / "checkpoints" / "last.ckpt"
-    runs = fit("whole", two), fit("on", f"--model.compile={behind}", two, f"--ckpt_path={path}")
-    whole, resumed = (load_outcome(run_dir) for run_dir in runs)
+    whole = load_outcome(fit("whole", two))
+    assert take_num_graphs() == 0
+    resumed = load_outcome(fit("on", f"--model.compile={behind}", two, f"--ckpt_path={path}"))
+    assert take_num_graphs() == (1 if behind == "aot_eager" else 0)
     assert sorted(resumed.losses) == [6, 7, 8, 9, 10]
     assert loss_difference(whole, resumed) < 1e-5
     states = [outcome.checkpoint["state_dict"] for outcome in (whole, resumed)]

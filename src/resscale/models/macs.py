@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import nn
 from torch.func import functional_call
@@ -31,6 +33,14 @@ def count_macs(model: nn.Module, image_size: int, in_channels: int = 3) -> int:
     # Two images, because a training-mode BN refuses a single value per channel.
     batch = 2
     x = torch.empty(batch, in_channels, image_size, image_size, dtype=dtype, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), _eagerly(model), FlopCounterMode(display=False) as counter:
         functional_call(model, stand_ins, (x,))
     return int(counter.get_total_flops()) // (2 * batch)
+
+
+def _eagerly(model: nn.Module) -> AbstractContextManager[object]:
+    """Keep torch.compile off: what it meets under a counter it never again compiles."""
+    if all(part._compiled_call_impl is None for part in model.modules()):
+        return nullcontext()
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance
