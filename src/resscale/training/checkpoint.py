@@ -106,6 +106,12 @@ class Checkpointer(Checkpoint):
         # Checkpoints written before 2026-11-24 do not say.
         self.best_step = state_dict.get("best_step", -1)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with the loss scale: its keeper may be new since the checkpoint was read."""
+        if self._loss_scale is not None:
+            write_loss_scale(trainer, self._loss_scale)
+        self._loss_scale = None
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Clear up behind a kill, warn of a small disk, go on with the random numbers."""
         if trainer.is_global_zero:
@@ -113,9 +119,7 @@ class Checkpointer(Checkpoint):
             self._warn_of_small_disk(trainer, pl_module)
         if self._rng is not None:
             restore_rng(self._rng, trainer.strategy.root_device)
-        if self._loss_scale is not None:
-            write_loss_scale(trainer, self._loss_scale)
-        self._rng = self._loss_scale = None
+        self._rng = None
 
     def on_train_batch_end(
         self,
@@ -127,7 +131,10 @@ class Checkpointer(Checkpoint):
     ) -> None:
         """Save every `every_n_steps` optimizer steps."""
         due = self.every_n_steps > 0 and trainer.global_step % self.every_n_steps == 0
-        if due and Position.of(trainer).is_step_boundary:
+        position = Position.of(trainer)
+        # An epoch's last step is saved behind its validation: a run that is killed while it
+        # validates must not go on behind it.
+        if due and position.is_step_boundary and not position.at_epoch_start:
             self.save(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
