@@ -70,6 +70,7 @@ class Observer(Callback):
             buffer_types={str(b.dtype) for b in pl_module.buffers() if b.is_floating_point()},
             strategy=type(trainer.strategy).__name__,
             num_graphs=_count_graphs(),
+            zero=getattr(trainer.strategy, "config", {}).get("zero_optimization", {}),
         )
         path = Path(trainer.default_root_dir) / f"observed-{trainer.global_rank}.json"
         path.write_text(json.dumps(self.seen, default=sorted))
