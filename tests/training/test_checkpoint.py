@@ -128,6 +128,23 @@ def test_only_a_rise_makes_a_new_best(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (checkpointer.best_top1, checkpointer.best_step) == (0.875, 50)
 
 
+def test_an_epoch_s_last_step_is_saved_behind_its_validation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    saved: list[int] = []
+    checkpointer = Checkpointer(every_n_steps=2)
+    monkeypatch.setattr(checkpointer, "save", lambda trainer, module: saved.append(step))
+    for step in range(1, 9):
+        progress = SimpleNamespace(current=SimpleNamespace(ready=(step - 1) % 4 + 1))
+        loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+        trainer = SimpleNamespace(
+            global_step=step, accumulate_grad_batches=1, num_training_batches=4, fit_loop=loop
+        )
+        checkpointer.on_train_batch_end(trainer, None, None, None, 0)
+    # Steps 4 and 8 end epochs of 4: `on_train_epoch_end` saves them.
+    assert saved == [2, 6]
+
+
 def test_a_checkpoint_says_what_a_resume_must_know(run: RunDir) -> None:
     newest = torch.load(newest_first(run.checkpoints)[1], weights_only=True)
     state = newest[STATE_KEY]
