@@ -207,15 +207,13 @@ def test_the_loss_scale_moves_from_one_process_to_zero_to_ddp(
 
 
 def test_compiled_zero_trains_what_one_eager_process_trains(fit: Fit) -> None:
-    # In many buckets: a compiled backward pass gives all gradients at once, and those that are
-    # being reduced must not be overwritten.
+    # In many buckets: ranks must fill them in one order. A rank that is not compiled, among others
+    # that are, fills them in another, and all weights are wrong without an error.
     compiled = fit(
         *(*TWO, ZERO, f"{OPTION}stage=1", f"{OPTION}reduce_bucket_size=20000"),
         *("--model.compile=aot_eager", "--trainer.max_epochs=1"),
     )
     assert [rank["num_graphs"] > 0 for rank in compiled.ranks] == [True, True]
-    # Wrong weights come of a race that is not lost each time; what shuts it out is seen each time.
-    assert [rank["zero"]["overlap_comm"] for rank in compiled.ranks] == [False, False]
     single = fit(*ALONE, "--trainer.max_epochs=1")
     assert single.ranks[0]["num_graphs"] == 0
     assert loss_difference(single.outcome, compiled.outcome) < 1e-5

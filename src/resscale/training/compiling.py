@@ -33,9 +33,3 @@ def compile_network(network: nn.Module, backend: str) -> None:
             "install one (Debian: apt install g++), or leave the option out."
         )
     network.compile(backend=backend)
-
-
-def is_compiled(module: nn.Module | None) -> bool:
-    """Tell whether a module, or a part of it, is compiled when it is called."""
-    parts = [] if module is None else module.modules()
-    return any(getattr(part, "_compiled_call_impl", None) is not None for part in parts)

@@ -25,7 +25,6 @@ from torch.distributed.constants import default_pg_timeout
 from torch.optim import Optimizer
 
 from resscale.errors import UserInputError
-from resscale.training.compiling import is_compiled
 from resscale.training.lars import Fragment as LarsFragment
 from resscale.training.lars import Lars
 from resscale.training.launcher import RankLauncher
@@ -171,10 +170,6 @@ class ZeRO(DeepSpeedStrategy):
         if self.stage < 3 and not (clipped or self.offload_optimizer or dtype == torch.float16):
             # The norm is read off the device at each step; nobody asks for it here.
             zero["compute_grad_norm"] = False
-        if self.stage < 3 and is_compiled(self.lightning_module):
-            # A compiled backward pass gives its gradients at once, and DeepSpeed 0.19.8 then
-            # overwrites some before they are reduced (seen: no error, wrong weights).
-            zero["overlap_comm"] = False
         overlay(self.config, self._further_config)
 
     def _setup_model_and_optimizer(
