@@ -36,7 +36,7 @@ def live_bytes() -> int:
     sizes: dict[int, int] = {}
     for thing in gc.get_objects():
         # Exactly these: subclasses may have no memory, and others may compute something when asked.
-        if type(thing) not in (Tensor, nn.Parameter):
+        if type(thing) not in (Tensor, nn.Parameter) or thing.layout is not torch.strided:
             continue
         # ZeRO-3's shares hang at the parameters.
         for tensor in (thing, thing.grad if thing.is_leaf else None, vars(thing).get("ds_tensor")):

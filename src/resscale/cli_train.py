@@ -173,6 +173,9 @@ class Session:
         self.launch: Launch = read_launch()
         if self.launch.run_dir is not None and self.launch.job_id is None:
             end_with_launcher()
+        elif self.launch.job_id is None:
+            # What the ranks that this process starts would take for its own run.
+            os.environ.pop(RUN_DIR_VARIABLE, None)
         quiet_third_parties()
         register_strategies()
         try:

@@ -235,7 +235,7 @@ def test_a_validation_before_the_first_step_measures_the_weights(
 
 
 def test_the_decay_warms_up_unless_it_is_told_not_to(folder: Path) -> None:
-    one_step = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=1")
+    one_step = ("--trainer.max_epochs=1", "--trainer.max_steps=1")
     states = [
         checkpoint(fit(folder, f"warm-{warmup}", *one_step, "--ema.decay=0.9999", warmup)[0], 1)
         for warmup in ("--ema.warmup=true", "--ema.warmup=false")
