@@ -1,0 +1,163 @@
+"""How srun's tasks become ranks that find each other.
+
+Lightning's own environment is not used: it takes a batch script without srun for a rank and waits
+for ever, derives the port from the job's number, so that two jobs on a node collide, and takes
+`srun --pty bash` for eight ranks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lightning.fabric.plugins import ClusterEnvironment
+
+from resscale.cluster.environment import ADDRESS_VARIABLE, SlurmJob
+from resscale.errors import UserInputError
+
+# Nodes start their tasks seconds apart, and imports over a network file system take minutes.
+MEETING_TIMEOUT_S = 600.0
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """What rank 0 decides for all ranks of a start.
+
+    Args:
+        address: name or address of rank 0's node.
+        port: a free one there.
+        ckpt_path: where training goes on from; None: from the beginning.
+    """
+
+    address: str
+    port: int
+    ckpt_path: str | None
+
+
+def meeting_file(run_dir: Path, job: SlurmJob) -> Path:
+    """Return where the ranks of this start of the job look for rank 0's word."""
+    return run_dir / "ranks" / f"meeting-{job.job_id}-{job.restart_count}-{job.step_id}.json"
+
+
+def call_meeting(run_dir: Path, job: SlurmJob, ckpt_path: Path | None) -> Meeting:
+    """Decide where the ranks meet and what they go on from, and tell them; for rank 0.
+
+    Args:
+        run_dir: the run directory, on a file system that all nodes share.
+        job: this job.
+        ckpt_path: where training goes on from.
+    """
+    address = os.environ.get(ADDRESS_VARIABLE) or job.node_name or socket.gethostname()
+    meeting = Meeting(address, free_port(), None if ckpt_path is None else str(ckpt_path))
+    target = meeting_file(run_dir, job)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(target.name + ".tmp")
+    temporary.write_text(json.dumps(asdict(meeting)) + "\n")
+    temporary.replace(target)
+    return meeting
+
+
+def join_meeting(
+    run_dir: Path, job: SlurmJob, timeout_s: float = MEETING_TIMEOUT_S
+) -> Meeting:
+    """Wait for rank 0's word; for the other ranks.
+
+    Args:
+        run_dir: the run directory.
+        job: this job.
+        timeout_s: how long.
+
+    Raises:
+        UserInputError: rank 0 has not spoken in this time.
+    """
+    target = meeting_file(run_dir, job)
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        found = _read(target)
+        if found is not None:
+            return found
+        time.sleep(_POLL_S)
+    raise UserInputError(
+        f"rank {job.rank} on {job.node_name} has waited {timeout_s:g} s for rank 0's word in "
+        f"{target}: the run directory must lie on a file system that all nodes share (--run_dir "
+        f"or --runs_dir), and rank 0 must have started."
+    )
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on just now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class SlurmRanks(ClusterEnvironment):
+    """The tasks of one srun as ranks.
+
+    Args:
+        job: as this task sees it.
+        meeting: where they meet.
+    """
+
+    def __init__(self, job: SlurmJob, meeting: Meeting) -> None:
+        super().__init__()
+        self.job = job
+        self.meeting = meeting
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """srun has started every rank."""
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """Rank 0's node."""
+        return self.meeting.address
+
+    @property
+    def main_port(self) -> int:
+        """Rank 0's port."""
+        return self.meeting.port
+
+    @staticmethod
+    def detect() -> bool:
+        """Never chosen by Lightning: the command line does."""
+        return False
+
+    def world_size(self) -> int:
+        """Return the number of tasks."""
+        return self.job.num_tasks
+
+    def set_world_size(self, size: int) -> None:
+        """Do nothing: srun has fixed it."""
+
+    def global_rank(self) -> int:
+        """Return this task's number."""
+        return self.job.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """Do nothing: srun has fixed it."""
+
+    def local_rank(self) -> int:
+        """Return this task's number on its node."""
+        return self.job.local_rank
+
+    def node_rank(self) -> int:
+        """Return this node's number."""
+        return self.job.node_rank
+
+
+def _read(target: Path) -> Meeting | None:
+    try:
+        # Opening the folder makes network file systems look for what is new in it.
+        if target.name not in os.listdir(target.parent):  # noqa: PTH208 - names are enough
+            return None
+        return Meeting(**json.loads(target.read_text()))
+    except (OSError, json.JSONDecodeError, TypeError):
+        return None
