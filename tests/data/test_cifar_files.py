@@ -133,7 +133,12 @@ def test_archive_that_would_fill_the_memory(tmp_path: Path) -> None:
     assert peak_bytes < 2**20
 
 
-@pytest.mark.parametrize("raw", [b"<html>404</html>", bytes(2000), gzip.compress(b"no tar")])
+@pytest.mark.parametrize(
+    "raw",
+    [b"<html>404</html>", bytes(2000), gzip.compress(b"no tar")],
+    # Named: gzip writes the time, and all test processes must know a test by the same name.
+    ids=["a web page", "zeros", "gzip of no tar"],
+)
 def test_file_that_is_no_archive(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "x.tar.gz").write_bytes(raw)
     with pytest.raises(DataFormatError, match=r"x\.tar\.gz (cannot be read|holds no CIFAR-10)"):
