@@ -154,6 +154,29 @@ def test_an_option_of_a_class_is_named_whole(refuse: Refuse) -> None:
     assert said == "trainer.strategy.stage=4 is not one of 1, 2, 3."
 
 
+@pytest.mark.parametrize("form", ["option", "yaml"])
+def test_a_value_of_the_wrong_type_in_a_class_is_told_as_any_other(
+    refuse: Refuse, tmp_path: Path, form: str
+) -> None:
+    name = "resscale.training.strategy.DistributedDataParallel"
+    options = [
+        f"--trainer.strategy.class_path={name}",
+        "--trainer.strategy.gradient_compression=int8",
+    ]
+    if form == "yaml":
+        init = f"{{class_path: {name}, init_args: {{gradient_compression: int8}}}}"
+        options = ["--config", config(tmp_path, f"trainer: {{strategy: {init}}}")]
+    assert refuse(*options) == (
+        "trainer.strategy.gradient_compression=int8 is not valid; it must be one of bf16, fp16."
+    )
+
+
+def test_a_precision_that_neither_we_nor_lightning_know_lists_ours(refuse: Refuse) -> None:
+    assert refuse("--trainer.precision=fp8") == (
+        "trainer.precision=fp8 is not supported; choose one of 32-true, bf16-mixed, 16-mixed."
+    )
+
+
 def test_what_a_class_itself_refuses_is_told_apart_from_other_errors() -> None:
     report = (
         "Does not validate against any of the Union subtypes\nSubtypes: [str, Strategy]\nErrors:\n"

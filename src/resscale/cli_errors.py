@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from resscale.errors import nearest
+from resscale.errors import UserInputError, nearest
+from resscale.training.precision import precision_name
 
 _UNKNOWN = (
     re.compile(r"unrecognized arguments: --(?P<key>[^\s=]+)"),
@@ -20,6 +21,12 @@ _LITERAL = re.compile(_KEY + r"Literal\[(?P<choices>[^\]]+)\]. Got value: (?P<va
 _OF_A_CLASS = re.compile(r"NestedArg\(key='(?P<key>[^']+)'")
 _WHAT_EACH_TYPE_SAID = re.compile(
     r"Union subtypes\n.*\nErrors:\n(?P<errors>.*)\nGiven value type:", re.S
+)
+# What was wrong with one option of a class, inside of what was wrong with the class.
+_INSIDE_A_CLASS = re.compile(
+    r"key \"(?P<key>[^\"]+)\".*Problem with given class_path [^\n]*:\n\s*Parser (?P<inside>key .*?)"
+    r"\n  Given value type:",
+    re.S,
 )
 _TYPE = re.compile(_KEY + r"Expected an? (?P<type>.+?)\. Got value: (?P<value>.*)", re.S)
 _UNION = re.compile(_KEY + r"Subtypes: \[(?P<types>.*?)\]\n.*Given value: (?P<value>.*)", re.S)
@@ -53,10 +60,10 @@ def explain_parser_error(text: str, options: Iterable[str]) -> str:
         nested = _OF_A_CLASS.search(text)
         key = f"{found['key']}.{nested['key']}" if nested else found["key"]
         return f"{key}={value} is not one of {', '.join(choices)}.{nearest(value, choices)}"
-    for pattern, group in ((_TYPE, "type"), (_UNION, "types")):
-        if found := pattern.search(text):
-            value = found["value"].strip()
-            return f"{found['key']}={value} is not valid; it must be {_types(found[group])}."
+    if found := _INSIDE_A_CLASS.search(text):
+        return f"{found['key']}.{_explain_type(found['inside'])}"
+    if explained := _explain_type(text):
+        return explained
     if found := re.search(r"Path is not a file: '(?P<path>[^']+)'", text):
         return f"--config {found['path']} is no file; name a YAML file."
     if text.startswith("Unexpected config"):
@@ -64,6 +71,21 @@ def explain_parser_error(text: str, options: Iterable[str]) -> str:
     if "Problems parsing config" in text:
         return f"the configuration is not valid YAML: {' '.join(text.split()[3:])}."
     return " ".join(text.split())
+
+
+def _explain_type(text: str) -> str | None:
+    """Return what an option must be; None where the text is about something else."""
+    for pattern, group in ((_TYPE, "type"), (_UNION, "types")):
+        if found := pattern.search(text):
+            value = found["value"].strip()
+            if found["key"] == "trainer.precision":
+                # Lightning's type has names that we refuse.
+                try:
+                    precision_name(value)
+                except UserInputError as error:
+                    return str(error)
+            return f"{found['key']}={value} is not valid; it must be {_types(found[group])}."
+    return None
 
 
 def explain_refusal(text: str) -> str | None:
