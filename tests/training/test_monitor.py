@@ -281,6 +281,7 @@ def test_a_rank_that_holds_the_others_up_is_told_of_once_per_epoch(
     def slow_second(own: RankSums, nonfinite: Any, trainer: Any) -> Interval:
         return Interval((own, replace(own, own_s=own.own_s + 0.2)), 0, ())
 
+    monkeypatch.setattr(throughput, "_WARM_UP_STEPS", 0)
     monkeypatch.setattr(module, "exchange", slow_second)
     monkeypatch.setattr(module, "gather_hosts", lambda world_size: ["node-a", "node-b"])
     trainer.world_size = 2
@@ -310,10 +311,34 @@ def test_a_rank_that_holds_the_others_up_is_told_of_once_per_epoch(
     assert len(RunDir(trainer.default_root_dir).read_events("straggler")) == 2
 
 
+def test_the_first_steps_of_a_process_name_no_rank(
+    clock: Clock, trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow_second(own: RankSums, nonfinite: Any, trainer: Any) -> Interval:
+        return Interval((own, replace(own, own_s=3 * own.own_s)), 0, ())
+
+    monkeypatch.setattr(module, "exchange", slow_second)
+    monkeypatch.setattr(module, "gather_hosts", lambda world_size: ["node-a", "node-b"])
+    trainer.world_size = 2
+    monitor, sums = Monitor(), Sums()
+    monitor.on_train_start(trainer, sums)
+    for _ in range(2 * 4):
+        clock.now += 0.125
+        micro_batches(monitor, trainer, sums, 1)
+    # Of the intervals of 2 steps each, the first lies within the 3 steps that are left out.
+    ledger = RunDir(trainer.default_root_dir).read_events("straggler")
+    assert [entry["global_step"] for entry in ledger] == [4]
+
+
 @pytest.mark.parametrize(("waits_forward", "own_s"), [(False, 1.0), (True, 0.2)])
 def test_own_time_ends_where_ranks_may_wait_for_each_other(
-    clock: Clock, trainer: Any, waits_forward: bool, own_s: float
+    clock: Clock,
+    trainer: Any,
+    waits_forward: bool,
+    own_s: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(throughput, "_WARM_UP_STEPS", 0)
     sums = Sums()
     if waits_forward:
         sums.model = nn.SyncBatchNorm(1).eval()
@@ -360,7 +385,9 @@ def test_a_real_run_says_how_fast_it_was(fit: Fit) -> None:
 
 
 def test_a_peak_that_is_no_number_above_zero_is_refused() -> None:
-    with pytest.raises(UserInputError, match=r"monitor.peak_flops_per_s=0.0 must be above 0"):
+    with pytest.raises(
+        UserInputError, match=r"monitor.peak_flops_per_s=0.0 must be above 0: state .*or leave it"
+    ):
         Monitor(peak_flops_per_s=0.0)
 
 

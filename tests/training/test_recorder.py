@@ -94,7 +94,7 @@ def test_a_real_run_leaves_a_summary_with_the_contracts_keys(
         (Preempted("stopped by SIGTERM"), "preempted", "stopped by SIGTERM"),
         (TrainingStopped("the loss is nan"), "stopped", "the loss is nan"),
         (ValueError("a bug"), "failed", "a bug"),
-        (KeyboardInterrupt(), "failed", "KeyboardInterrupt()"),
+        (KeyboardInterrupt(), "stopped", "given up by the user (Ctrl-C)"),
     ],
 )
 def test_the_summary_says_how_a_run_ended(

@@ -66,6 +66,18 @@ def test_micro_batches_add_up_to_their_step() -> None:
     assert timer.take(2) == Times((3.0, 3.0), own_s=2.0)
 
 
+def test_the_first_three_steps_of_a_process_are_no_measure_of_its_own_time() -> None:
+    clock = HandClock()
+    timer = StepTimer(clock)
+    timer.warm_up()
+    timer.begin()
+    for own_s in (9.0, 8.0, 7.0, 1.0, 2.0):
+        clock.now += own_s
+        timer.note_own_end()
+        timer.end_micro_batch(is_step_boundary=True)
+    assert timer.take(1) == Times((9.0, 8.0, 7.0, 1.0, 2.0), own_s=1.5)  # (1 + 2) / 2 steps
+
+
 def test_what_lies_before_a_beginning_counts_nowhere() -> None:
     clock = HandClock()
     timer = StepTimer(clock)

@@ -13,7 +13,12 @@ from typing import Any
 import pytest
 
 from resscale.errors import UserInputError
-from resscale.training.zero_options import check_options, check_zero_section, overlay
+from resscale.training.zero_options import (
+    check_config_keys,
+    check_options,
+    check_zero_section,
+    overlay,
+)
 
 CLASS = "--trainer.strategy=resscale.training.zero.ZeRO"
 # As where the extra is not installed: the import system finds nothing under that name.
@@ -127,6 +132,21 @@ def test_deepspeed_checks_the_zero_section_with_the_users_keys_laid_over_ours() 
     with pytest.raises(UserInputError, match=r"reduce_bucket_size=-1: Input should be greater"):
         check_zero_section(ours, {"reduce_bucket_size": -1})
     assert ours == {"stage": 2, "offload_optimizer": {"device": "cpu"}}
+
+
+def test_a_key_that_deepspeed_never_asks_for_is_refused() -> None:
+    pytest.importorskip("deepspeed", reason="the extra [deepspeed] is not installed")
+    # Some that it looks up in different ways.
+    known = {"wall_clock_breakdown": True, "flops_profiler": {"enabled": True}, "aio": {}}
+    check_config_keys(known)
+    with pytest.raises(UserInputError) as caught:
+        check_config_keys({**known, "wall_clock_breakdwn": True})
+    assert str(caught.value) == (
+        "strategy ZeRO: config.wall_clock_breakdwn is no key that DeepSpeed knows; correct it or "
+        "leave it out. Did you mean 'wall_clock_breakdown'?"
+    )
+    with pytest.raises(UserInputError, match=r"cannot read config.*communication_data_type"):
+        check_config_keys({"communication_data_type": "fp99"})
 
 
 def test_settings_are_laid_over_others_key_by_key() -> None:

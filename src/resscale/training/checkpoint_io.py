@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from resscale.errors import CheckpointError
 from resscale.training.checkpoint_seal import SealedWriter
 from resscale.training.checkpoint_space import needed_bytes, require_space
+
+# Saves that are just being written by this process.
+_WRITING: set[PendingSave] = set()
 
 
 @dataclass(eq=False)
@@ -46,6 +50,7 @@ class PendingSave:
 
     def run(self, write: Callable[[], None]) -> None:
         """Write and publish, and keep what goes wrong."""
+        _WRITING.add(self)
         try:
             write()
             self.publish()
@@ -58,6 +63,20 @@ class PendingSave:
             self.error = error
         finally:
             self.done.set()
+            _WRITING.discard(self)
+
+
+def wait_for_saves(timeout_s: float) -> bool:
+    """Let the saves that are being written come to their end; tell whether there were any.
+
+    Args:
+        timeout_s: how long, at most: the disk may be what has failed.
+    """
+    saves = tuple(_WRITING)
+    deadline = time.monotonic() + timeout_s
+    for save in saves:
+        save.done.wait(max(0.0, deadline - time.monotonic()))
+    return bool(saves)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -14,8 +14,12 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
+from resscale.training.checkpoint_io import wait_for_saves
+
 # How long ranks that fail together may take to write their last words.
 GRACE_S = 20.0
+# How long a checkpoint that is being written may take, before the process ends all the same.
+SAVE_PATIENCE_S = 300.0
 
 
 class RankLauncher(_SubprocessScriptLauncher):
@@ -73,6 +77,8 @@ class RankLauncher(_SubprocessScriptLauncher):
         # This rank most likely ends by itself, with a message of its own; it may also be waiting
         # for ever for the one that is gone.
         time.sleep(GRACE_S)
+        if wait_for_saves(SAVE_PATIENCE_S):
+            time.sleep(GRACE_S)
         meaning = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         print(
             f"rank {rank} (process {process.pid}) ended with {meaning}; ending the others.",

@@ -46,7 +46,10 @@ class Monitor(Callback):
 
     def __init__(self, peak_flops_per_s: float | None = None) -> None:
         if peak_flops_per_s is not None and not peak_flops_per_s > 0:
-            raise UserInputError(f"monitor.peak_flops_per_s={peak_flops_per_s} must be above 0.")
+            raise UserInputError(
+                f"monitor.peak_flops_per_s={peak_flops_per_s} must be above 0: state the device's "
+                f"peak (312e12 is that of an A100 in bf16), or leave it out."
+            )
         self.peak_flops_per_s = peak_flops_per_s
         self.guard = NonFiniteGuard()
         self.latest: dict[str, float] = {}
@@ -80,6 +83,7 @@ class Monitor(Callback):
         if device.type == "cuda":
             self._timer = StepTimer(CudaClock())
             peak = peak or find_peak_flops_per_s(torch.cuda.get_device_name(device))
+        self._timer.warm_up()
         self.speed = Speed(gather_hosts(trainer.world_size), peak)
         if _forward_waits(pl_module):
             # Before the hooks that gather shares of the weights.

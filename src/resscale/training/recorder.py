@@ -136,7 +136,11 @@ class Recorder(Callback):
             status = "preempted"
         elif isinstance(exception, TrainingStopped):
             status = "stopped"
-        self._write(trainer, pl_module, status, reason=str(exception) or repr(exception))
+        reason = str(exception) or repr(exception)
+        if isinstance(exception, KeyboardInterrupt):
+            # Ended on purpose, without a checkpoint of its own: the newest is there to go on from.
+            status, reason = "stopped", "given up by the user (Ctrl-C)"
+        self._write(trainer, pl_module, status, reason=reason)
 
     def _write(
         self, trainer: Trainer, pl_module: LightningModule, status: str, **more: str

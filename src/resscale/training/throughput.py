@@ -23,6 +23,9 @@ _KEPT = 4096
 _SLOW_RATIO = 1.2
 # ... and that costs this share of a step: a millisecond of noise may be a large ratio.
 _SLOW_SHARE = 0.1
+# A process's first steps start readers, choose kernels and arrange the buckets of gradients: which
+# rank takes longest over that says nothing of the steps to come.
+_WARM_UP_STEPS = 3
 
 
 class Clock(Protocol):
@@ -94,6 +97,11 @@ class StepTimer:
         self._step_start: Any = None
         self._own_start: Any = None
         self._own_end: Any = None
+        self._cold_steps = 0
+
+    def warm_up(self) -> None:
+        """Leave the own time of the next few steps out: they are the first of the process."""
+        self._cold_steps = _WARM_UP_STEPS
 
     def begin(self) -> None:
         """Begin a stretch of steps: what lies between the last one and now is nobody's time."""
@@ -107,9 +115,10 @@ class StepTimer:
     def end_micro_batch(self, *, is_step_boundary: bool) -> None:
         """Note the end of a micro-batch, and of a step where it is the last one."""
         now = self.clock.mark()
-        if self._own_end is not None:
+        if self._own_end is not None and not self._cold_steps:
             self._own.append((self._own_start, self._own_end))
         if is_step_boundary:
+            self._cold_steps = max(0, self._cold_steps - 1)
             self._steps.append((self._step_start, now))
             self._step_start = now
         self._own_start, self._own_end = now, None

@@ -37,6 +37,7 @@ from resscale.training.zero_fragments import (
     scatter_state,
 )
 from resscale.training.zero_options import (
+    check_config_keys,
     check_options,
     check_zero_section,
     import_deepspeed,
@@ -106,6 +107,7 @@ class ZeRO(DeepSpeedStrategy):
         self._further_config = config or {}
         more = self._further_config.get("zero_optimization", {})
         check_zero_section(self.config["zero_optimization"], more)
+        check_config_keys(self._further_config)
         self._groups: list[list[nn.Parameter]] = []
 
     @property

@@ -79,6 +79,35 @@ def check_zero_section(section: Mapping[str, Any], more: Mapping[str, Any]) -> N
         ) from error
 
 
+def check_config_keys(config: Mapping[str, Any]) -> None:
+    """Let DeepSpeed read its configuration, and refuse keys that it never asks for.
+
+    It has no list of them, and passes over what it does not know in silence.
+
+    Args:
+        config: the option `config` of `ZeRO`.
+
+    Raises:
+        UserInputError: an unknown key at the top, or a value that DeepSpeed does not take.
+    """
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    asked = _Asked({"train_micro_batch_size_per_gpu": 1, **config})
+    try:
+        DeepSpeedConfig(asked)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserInputError(
+            f"strategy ZeRO: DeepSpeed cannot read config ({' '.join(str(error).split())}); "
+            f"correct it."
+        ) from error
+    for key in config:
+        if key not in asked.keys_asked:
+            raise UserInputError(
+                f"strategy ZeRO: config.{key} is no key that DeepSpeed knows; correct it or leave "
+                f"it out.{nearest(key, asked.keys_asked)}"
+            )
+
+
 def check_accelerator(device: str) -> None:
     """Check that the environment names no other device to DeepSpeed than the trainer's.
 
@@ -116,6 +145,30 @@ def import_deepspeed() -> None:
         # Its shared-memory collectives are compiled at first use, in minutes, with a compiler that
         # the machine may not have; gloo serves.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+class _Asked(dict[str, Any]):
+    """A mapping that remembers which keys it was asked for."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.keys_asked: set[str] = set()
+
+    def __contains__(self, key: object) -> bool:
+        self.keys_asked.add(str(key))
+        return super().__contains__(key)
+
+    def __getitem__(self, key: str) -> Any:
+        self.keys_asked.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.keys_asked.add(key)
+        return super().get(key, default)
+
+    def keys(self) -> Any:
+        # `key in config.keys()` asks too.
+        return self
 
 
 def overlay(base: dict[str, Any], more: Mapping[str, Any]) -> None:
