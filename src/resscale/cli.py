@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from resscale import __version__
 from resscale.errors import ResscaleError, UserInputError, nearest
+from resscale.training.startup import STARTUP
 
 # command -> (what it does, module:function taking the arguments behind the command)
 COMMANDS = {
@@ -135,6 +136,9 @@ def _dispatch(arguments: list[str]) -> int:
     if name in HELP and any(argument in ("-h", "--help") for argument in rest):
         print(HELP[name])
         return 0
+    if name == "fit":
+        # Before the seconds that importing torch takes.
+        STARTUP.watch()
     module, function = COMMANDS[name][1].split(":")
     code: int = getattr(importlib.import_module(module), function)(rest)
     return code

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any, Literal
 
 import jsonargparse
+from lightning.fabric.plugins import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -22,7 +23,7 @@ from resscale.training.ema_decay import EmaConfig
 from resscale.training.guard import NonFiniteGuard
 from resscale.training.monitor import Monitor
 from resscale.training.precision import build_precision, precision_name
-from resscale.training.preempt import Preemption
+from resscale.training.preempt import PreemptConfig
 from resscale.training.progress import ProgressDisplay
 from resscale.training.recorder import MetricsTable, Recorder, SampleLog
 from resscale.training.rundir import RunDir
@@ -114,6 +115,7 @@ class TrainCli(LightningCLI):
         parser.add_lightning_class_args(Monitor, "monitor")
         parser.add_class_arguments(NonFiniteGuard, "guard")
         parser.add_class_arguments(EmaConfig, "ema")
+        parser.add_class_arguments(PreemptConfig, "preempt")
         parser.link_arguments("data.global_batch_size", "model.global_batch_size")
         parser.link_arguments("data.channels", "model.in_channels")
         # One seed names the initial weights, the order, the augmentation and the noise.
@@ -170,13 +172,18 @@ class TrainCli(LightningCLI):
             callbacks += [SampleLog()] if self.config.data.log_sample_ids else []
             ema: EmaConfig = self.config_init.ema
             callbacks += [WeightAverage(ema)] if ema.decay is not None else []
-            callbacks += [checkpointer, Preemption(checkpointer)]
+            callbacks += [
+                checkpointer,
+                session.start.preemption(checkpointer, self.config_init.preempt),
+            ]
         trainer_config["callbacks"] = callbacks
+        session.start.fit_to_job(trainer_config)
         _choose_strategy(trainer_config)
         trainer_config["enable_checkpointing"] = fitting
         trainer_config["plugins"] = [
             *_as_list(trainer_config.get("plugins")),
             *_as_list(trainer_config.pop("precision_plugin")),
+            *_environment(trainer_config.get("plugins"), session),
             checkpointer.checkpoint_io(),
         ]
         if fitting and trainer_config["logger"] in (None, True):
@@ -188,6 +195,13 @@ class TrainCli(LightningCLI):
             return Trainer(**trainer_config)
         except (MisconfigurationException, ValueError, RuntimeError) as error:
             raise UserInputError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _environment(plugins: Any, session: Session) -> list[ClusterEnvironment]:
+    """Return how ranks find each other, unless the user has a way of his own."""
+    if any(isinstance(plugin, ClusterEnvironment) for plugin in _as_list(plugins)):
+        return []
+    return [session.start.environment()]
 
 
 def _choose_strategy(trainer_config: dict[str, Any]) -> None:

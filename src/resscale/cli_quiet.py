@@ -17,6 +17,8 @@ def quiet_third_parties() -> None:
     # A rank that is killed leaves semaphores to Python's tracker process, which removes them. Its
     # warning would stand behind the line that names the rank. It takes over these options.
     sys.warnoptions.append("ignore:resource_tracker")
+    # A machine that has srun is not therefore one to use it on; where it is forgotten we say so.
+    warnings.filterwarnings("ignore", "The `srun` command is available")
     # A checkpoint is evaluated without the callbacks that wrote it.
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")
     # Training without validation shards is the user's choice.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -15,6 +17,7 @@ import yaml
 from resscale.cli_lightning import Stage, TrainCli, plain_config, with_saved_config
 from resscale.cli_quiet import quiet_third_parties
 from resscale.cli_resume import check_resume, explain_giving_up
+from resscale.cli_start import Start
 from resscale.cli_weights import check_network, load_first_weights
 from resscale.cluster.environment import RUN_DIR_VARIABLE, Launch, read_launch
 from resscale.data.manifest import Manifest
@@ -25,14 +28,15 @@ from resscale.errors import (
     TrainingStopped,
     UserInputError,
 )
-from resscale.training.checkpoint import find_newest_valid, load_checkpoint
+from resscale.training.checkpoint import load_checkpoint
 from resscale.training.ema_checkpoint import explain_average, load_averaged
 from resscale.training.ema_decay import EmaConfig
 from resscale.training.failure_watch import FailureWatch
 from resscale.training.launcher import RankLauncher, end_with_launcher
 from resscale.training.predictions import PredictionWriter
-from resscale.training.rundir import RunDir
-from resscale.training.runid import choose_run_dir, config_digest, refuse_used
+from resscale.training.rank_log import RankLog
+from resscale.training.runid import config_digest
+from resscale.training.startup import STARTUP
 from resscale.training.strategy import register_strategies
 
 # What shells give a command that Ctrl-C has ended.
@@ -49,6 +53,7 @@ _SPLITS: dict[Stage, tuple[str, ...]] = {
 def run_fit(argv: Sequence[str]) -> int:
     """Train; return the exit code."""
     session = Session("fit", argv)
+    log = session.open_log()
     session.announce()
     status = "done"
     try:
@@ -79,6 +84,9 @@ def run_fit(argv: Sequence[str]) -> int:
     except Exception:
         failure = session.watch.consequence_of
         if failure is None:
+            if not session.watch.has_begun:
+                # No other rank can tell of it yet.
+                log.speak_up()
             raise
         # The other ranks' words first: the last lines name the rank that failed first.
         session.wait_for_ranks()
@@ -89,6 +97,7 @@ def run_fit(argv: Sequence[str]) -> int:
         code = session.wait_for_ranks()
         session.watch.release()
         session.run.leave()
+        session.start.forget()
     if code:
         raise ResscaleError(f"another rank ended with code {code}; see its message above.")
     if session.trainer.is_global_zero:
@@ -171,20 +180,36 @@ class Session:
         # Those of a run's saved configuration are what it began with, and not asked for.
         self._asks_for_weights = any(word.partition("=")[0] == "--weights" for word in argv)
         self.launch: Launch = read_launch()
-        if self.launch.run_dir is not None and self.launch.job_id is None:
+        if stage == "fit":
+            self.launch.check_started(["resscale", stage, *argv])
+        if self.launch.run_dir is not None and self.launch.launcher is None:
             end_with_launcher()
-        elif self.launch.job_id is None:
+        elif self.launch.launcher is None:
             # What the ranks that this process starts would take for its own run.
             os.environ.pop(RUN_DIR_VARIABLE, None)
+        # Our own launcher starts the others behind rank 0's checks, and srun's ranks wait for them.
+        self._rank_0_is_well = self.launch.launcher is None
         quiet_third_parties()
         register_strategies()
         try:
             self._prepare(with_saved_config(stage, list(argv)))
         except UserInputError as error:
-            # Every rank finds the same fault; one tells it.
             if self.launch.is_first:
                 raise
+            if self._rank_0_is_well:
+                where = f"rank {self.launch.rank} on {socket.gethostname()}"
+                raise UserInputError(f"{where}: {error}") from error
+            # Every rank finds the same fault; one tells it.
             raise SystemExit(error.exit_code) from None
+
+    def open_log(self) -> RankLog:
+        """Let this rank speak in a file of its own, where there are several."""
+        launch, slurm = self.launch, self.launch.slurm
+        restart = 0 if slurm is None else slurm.restart_count
+        log = RankLog(self.run, launch.rank, self.trainer.world_size, launch.job_id, restart)
+        log.open()
+        self.watch.speak_up = log.speak_up
+        return log
 
     def announce(self) -> None:
         """Print where the run is written to and what its numbers come to."""
@@ -258,14 +283,24 @@ class Session:
         self.config = cli.config
         self.launch.check_nodes(self.config.trainer.num_nodes)
         plain = plain_config(cli)
-        name = Path(str(self.config.config[-1])).stem if self.config.config else "run"
-        self.run = RunDir(self._choose_run_dir(name, config_digest(plain)))
-        self.ckpt_path = self._choose_checkpoint()
+        digest = config_digest(plain)
+        self.start = Start(self.stage, cli.config, self.launch, digest, self._asks_for_weights)
+        self.run, self.ckpt_path = self.start.run, self.start.ckpt_path
+        self._rank_0_is_well = self.launch.launcher != "torchrun"
+        try:
+            self._build(cli, plain)
+        except BaseException as error:
+            self.start.refuse(getattr(error, "exit_code", ResscaleError.exit_code))
+            raise
+        self.start.tell()
+
+    def _build(self, cli: TrainCli, plain: dict[str, Any]) -> None:
         if self.config.num_threads is not None:
             torch.set_num_threads(self.config.num_threads)
         self.watch = FailureWatch(self.run, self.config.hang_timeout_s, self.launch.is_first)
         cli.build(self)
         self.trainer, self.model, self.data = cli.trainer, cli.model, cli.datamodule
+        STARTUP.before_end = self._kill_ranks
         self.watch.attach(self.trainer)
         self.trainer.resscale_config = plain  # type: ignore[attr-defined]
         splits = tuple(s for s in _SPLITS[self.stage] if s != "val" or self._wants("val"))
@@ -286,58 +321,14 @@ class Session:
         if self.stage == "fit":
             self.average = explain_average(EmaConfig(**self.config.ema), checkpoint)
             if self.launch.is_first:
-                self.run.take()
+                self.run.take(self.start.owner())
                 self.run.config.write_text(yaml.safe_dump(plain, sort_keys=False))
             os.environ[RUN_DIR_VARIABLE] = str(self.run.path.resolve())
 
+    def _kill_ranks(self) -> None:
+        launcher = self.trainer.strategy.launcher
+        if isinstance(launcher, RankLauncher):
+            launcher.kill(signal.SIGKILL)
+
     def _wants(self, split: str) -> bool:
         return self.stage != "fit" or self.config.data[split] is not None
-
-    def _choose_run_dir(self, name: str, digest: str) -> Path:
-        resume = self.config.ckpt_path == "auto"
-        if self.launch.run_dir is not None:
-            return Path(self.launch.run_dir)
-        if self.config.run_dir is None:
-            if self.stage != "fit":
-                return Path(os.devnull)
-            return choose_run_dir(
-                Path(self.config.runs_dir), name, digest, job_id=self.launch.job_id, resume=resume
-            )
-        run_dir = Path(self.config.run_dir)
-        if self.stage == "fit" and not resume and self.launch.is_first:
-            refuse_used(run_dir)
-        return run_dir
-
-    def _choose_checkpoint(self) -> Path | None:
-        asked = self.config.ckpt_path
-        if asked is None and self.stage == "fit":
-            return None
-        known = self.run.path != Path(os.devnull)
-        if self.stage != "fit" and self._asks_for_weights and (known or asked is not None):
-            other = "--run_dir" if asked is None else "--ckpt_path"
-            raise UserInputError(
-                f"--weights and {other} both say what {self.stage} measures: leave one out. "
-                f"The setting of a run alone is --config RUN/config.yaml."
-            )
-        if asked in (None, "auto", "best"):
-            if not known and self.config.weights is not None:
-                return None
-            if not known:
-                raise UserInputError(
-                    f"{self.stage} needs weights: name a checkpoint with --ckpt_path FILE, a run "
-                    f"with --run_dir DIR, or a file of weights with --weights FILE."
-                )
-            best = self.run.checkpoints / "best.ckpt"
-            if asked != "auto" and best.exists():
-                return best
-            newest = find_newest_valid(self.run)
-            if newest is None and (self.stage != "fit" or asked == "best"):
-                raise UserInputError(
-                    f"{self.run.checkpoints} holds no whole checkpoint; correct --run_dir, or "
-                    f"train first with `resscale fit`."
-                )
-            return newest
-        path = Path(asked)
-        if not path.is_file():
-            raise UserInputError(f"--ckpt_path {path}: there is no such file.")
-        return path

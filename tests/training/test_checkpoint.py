@@ -200,11 +200,16 @@ def test_the_data_goes_on_behind_the_last_sample_and_the_loops_behind_the_last_s
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trainer, told = a_trainer(), []
-    monkeypatch.setattr(module, "rewrite_loops", lambda loop, position: told.append(position))
+    monkeypatch.setattr(
+        module,
+        "rewrite_loops",
+        lambda loop, position, *, validation_due: told.append((position, validation_due)),
+    )
     loaded = {STATE_KEY: dict(STATE), "loops": {"fit_loop": {}}}
     Checkpointer().on_load_checkpoint(trainer, None, loaded)
     assert trainer.datamodule.samples_seen == 192
-    (position,) = told
+    ((position, validation_due),) = told
+    assert not validation_due
     assert (position.global_step, position.steps_per_epoch, position.accumulate) == (3, 22, 1)
 
 
@@ -216,7 +221,9 @@ def test_the_best_accuracy_goes_on_with_the_run() -> None:
 
 
 def test_at_least_one_checkpoint_is_kept() -> None:
-    with pytest.raises(UserInputError, match=r"checkpoint\.keep_last=0 must be at least 1"):
+    with pytest.raises(
+        UserInputError, match=r"checkpoint\.keep_last=0 must be at least 1, which keeps the new"
+    ):
         Checkpointer(keep_last=0)
     with pytest.raises(UserInputError, match=r"every_n_steps=-3 must be 1 or more, or 0 to save"):
         Checkpointer(every_n_steps=-3)
@@ -330,6 +337,21 @@ def test_a_users_random_numbers_go_on_where_a_run_was_stopped(
     expected = Path(whole, "drawn").read_text()
     assert len(expected.splitlines()) == 8  # 4 epochs of 2 steps
     assert Path(stopped, "drawn").read_text() == expected
+
+
+def test_a_file_of_another_kind_is_refused_without_advice_on_how_to_save_it(
+    repository: Path, tmp_path: Path
+) -> None:
+    torn = tmp_path / "torn.ckpt"
+    write_checkpoint({"state_dict": {"w": torch.arange(1000.0)}}, torn)
+    torn.write_bytes(torn.read_bytes()[:-100])
+    for path in (repository / "README.md", torn):
+        with pytest.raises(UserInputError) as caught:
+            load_checkpoint(path)
+        assert str(caught.value) == (
+            f"{path} is not a checkpoint: no file of torch.save, or torn off in the middle. Name "
+            f"another, or --ckpt_path auto for the newest whole one of a run."
+        )
 
 
 def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:

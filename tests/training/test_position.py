@@ -109,6 +109,23 @@ def test_rewriting_to_where_the_checkpoint_stands_gives_consistent_counters(
     assert loop["epoch_loop.state_dict"]["_batches_that_stepped"] == 4
 
 
+def test_an_epoch_whose_validation_is_due_is_not_over(trained: Toy) -> None:
+    loop = copy.deepcopy(trained.checkpoint["loops"]["fit_loop"])
+    position = Position(global_step=3, steps_per_epoch=3, accumulate=2)
+    rewrite_loops(loop, position, validation_due=True)
+    begun_and_done = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    assert loop["epoch_progress"]["total"] == begun_and_done
+    batches = loop["epoch_loop.batch_progress"]
+    assert set(batches["current"].values()) == {6}  # 3 · 2: all of the epoch
+    assert batches["is_last_batch"]
+    # Lightning counts a step behind its validation.
+    assert loop["epoch_loop.state_dict"]["_batches_that_stepped"] == 2
+    validation = loop["epoch_loop.val_loop.batch_progress"]
+    # One batch begun and none done is what it takes for a validation that was cut off.
+    assert validation["total"] == {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    assert set(validation["current"].values()) == {0}
+
+
 def test_at_an_epochs_start_no_epoch_is_under_way(trained: Toy) -> None:
     loop = copy.deepcopy(trained.checkpoint["loops"]["fit_loop"])
     rewrite_loops(loop, Position(global_step=6, steps_per_epoch=3, accumulate=2))

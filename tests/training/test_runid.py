@@ -93,10 +93,34 @@ def test_two_runs_in_the_same_second_get_two_names(
 def test_ranks_of_a_job_agree_on_a_name_without_a_clock(tmp_path: Path) -> None:
     chosen = []
     for _ in range(2):
-        path = choose_run_dir(tmp_path, "demo", "abc123", job_id="job7", resume=False)
+        path = choose_run_dir(tmp_path, "demo", "abc123", job_id="job7", shared=True)
         path.mkdir(exist_ok=True)  # rank 0 was faster
         chosen.append(path.name)
     assert chosen == ["demo-job7-abc123"] * 2
+
+
+def test_a_second_run_of_one_process_in_a_job_has_a_number(tmp_path: Path) -> None:
+    (tmp_path / "demo-job7-abc123").mkdir()
+    path = choose_run_dir(tmp_path, "demo", "abc123", job_id="job7")
+    assert path.name == "demo-job7-abc123-2"
+
+
+def test_a_job_goes_on_with_its_own_run_and_not_with_a_newer_one(tmp_path: Path) -> None:
+    own = a_run(tmp_path, "demo-job7-abc123", "preempted", age_s=50)
+    a_run(tmp_path, "demo-job8-abc123", "preempted", age_s=10)
+    assert choose_run_dir(tmp_path, "demo", "abc123", job_id="job7", resume=True) == own
+
+
+def test_a_new_job_goes_on_with_what_another_has_left_where_asked(tmp_path: Path) -> None:
+    left = a_run(tmp_path, "demo-job7-abc123", "preempted")
+    assert choose_run_dir(tmp_path, "demo", "abc123", job_id="job9", resume=True) == left
+
+
+def test_a_requeued_job_never_takes_another_s_run(tmp_path: Path) -> None:
+    # It was stopped before it had begun: there is nothing of its own yet.
+    a_run(tmp_path, "demo-job8-abc123", "preempted")
+    path = choose_run_dir(tmp_path, "demo", "abc123", job_id="job7", is_restart=True, resume=True)
+    assert path.name == "demo-job7-abc123"
 
 
 def test_resume_takes_the_newest_unfinished_run_of_this_configuration(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from resscale.errors import UserInputError
 
@@ -80,21 +81,25 @@ class Launch:
         job_id: names the job, alike for all ranks of it; None where nobody has named it, and in a
             rank that resscale's own launcher started.
         run_dir: the run directory that rank 0 chose, in a rank that it started.
-        is_launched: srun or torchrun has started each rank; else rank 0 starts the others of this
-            machine.
+        launcher: what has started each rank; None: rank 0 starts the others of this machine.
         slurm: the job, inside one.
     """
 
     rank: int
     job_id: str | None
     run_dir: str | None
-    is_launched: bool = False
+    launcher: Literal["srun", "torchrun"] | None = None
     slurm: SlurmJob | None = None
 
     @property
     def is_first(self) -> bool:
         """This process speaks for the job."""
         return self.rank == 0
+
+    @property
+    def srun(self) -> SlurmJob | None:
+        """The job whose tasks are the ranks."""
+        return self.slurm if self.launcher == "srun" else None
 
     @property
     def is_restart(self) -> bool:
@@ -125,7 +130,7 @@ class Launch:
         Raises:
             UserInputError: neither srun nor torchrun has started this process.
         """
-        if num_nodes > 1 and not self.is_launched:
+        if num_nodes > 1 and self.launcher is None:
             raise UserInputError(
                 f"trainer.num_nodes={num_nodes} needs a launcher that starts ranks on every node: "
                 f"put `srun` before this command in a SLURM job, or start it by `torchrun --nnodes "
@@ -149,13 +154,13 @@ def read_launch(environ: Mapping[str, str] = os.environ) -> Launch:
                 "directory; add --rdzv-id NAME or --standalone to torchrun, or set "
                 f"{RUN_DIR_VARIABLE}."
             )
-        return Launch(int(environ.get("RANK", "0")), job, run_dir, True, slurm)
+        return Launch(int(environ.get("RANK", "0")), job, run_dir, "torchrun", slurm)
     if slurm is not None and slurm.starts_ranks:
-        return Launch(slurm.rank, f"job{slurm.job_id}", None, True, slurm)
+        return Launch(slurm.rank, f"job{slurm.job_id}", None, "srun", slurm)
     rank = int(environ.get("LOCAL_RANK", "0"))
     if rank:
-        return Launch(rank, None, run_dir, False, slurm)
-    return Launch(0, None if slurm is None else f"job{slurm.job_id}", None, False, slurm)
+        return Launch(rank, None, run_dir, None, slurm)
+    return Launch(0, None if slurm is None else f"job{slurm.job_id}", None, None, slurm)
 
 
 def read_slurm(environ: Mapping[str, str] = os.environ) -> SlurmJob | None:

@@ -32,50 +32,57 @@ class Meeting:
         address: name or address of rank 0's node.
         port: a free one there.
         ckpt_path: where training goes on from; None: from the beginning.
+        refused: the exit code, where rank 0 has found that it cannot begin and has said why.
     """
 
     address: str
     port: int
-    ckpt_path: str | None
+    ckpt_path: str | None = None
+    refused: int | None = None
 
 
-def meeting_file(run_dir: Path, job: SlurmJob) -> Path:
-    """Return where the ranks of this start of the job look for rank 0's word."""
-    return run_dir / "ranks" / f"meeting-{job.job_id}-{job.restart_count}-{job.step_id}.json"
-
-
-def call_meeting(run_dir: Path, job: SlurmJob, ckpt_path: Path | None) -> Meeting:
-    """Decide where the ranks meet and what they go on from, and tell them; for rank 0.
+def meeting_file(folder: Path, job: SlurmJob) -> Path:
+    """Return where the ranks of this start of the job look for rank 0's word.
 
     Args:
-        run_dir: the run directory, on a file system that all nodes share.
+        folder: the run directory, on a file system that all nodes share.
         job: this job.
-        ckpt_path: where training goes on from.
     """
-    address = os.environ.get(ADDRESS_VARIABLE) or job.node_name or socket.gethostname()
-    meeting = Meeting(address, free_port(), None if ckpt_path is None else str(ckpt_path))
-    target = meeting_file(run_dir, job)
+    return folder / "ranks" / f"meeting-{job.job_id}-{job.restart_count}-{job.step_id}.json"
+
+
+def main_address(job: SlurmJob) -> str:
+    """Return the name that the other nodes find this one by."""
+    return os.environ.get(ADDRESS_VARIABLE) or job.node_name or socket.gethostname()
+
+
+def call_meeting(folder: Path, job: SlurmJob, meeting: Meeting) -> None:
+    """Tell the other ranks; for rank 0, once it has checked all that it alone can check.
+
+    Args:
+        folder: the run directory.
+        job: this job.
+        meeting: what they are told.
+    """
+    target = meeting_file(folder, job)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(target.name + ".tmp")
     temporary.write_text(json.dumps(asdict(meeting)) + "\n")
     temporary.replace(target)
-    return meeting
 
 
-def join_meeting(
-    run_dir: Path, job: SlurmJob, timeout_s: float = MEETING_TIMEOUT_S
-) -> Meeting:
+def join_meeting(folder: Path, job: SlurmJob, timeout_s: float = MEETING_TIMEOUT_S) -> Meeting:
     """Wait for rank 0's word; for the other ranks.
 
     Args:
-        run_dir: the run directory.
+        folder: the run directory.
         job: this job.
         timeout_s: how long.
 
     Raises:
         UserInputError: rank 0 has not spoken in this time.
     """
-    target = meeting_file(run_dir, job)
+    target = meeting_file(folder, job)
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         found = _read(target)
@@ -89,12 +96,23 @@ def join_meeting(
     )
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on just now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port
+class HeldPort:
+    """A free port that nobody else is given by chance until it is closed.
+
+    It is bound and not listened on: who knows its number, and reuses addresses as torch's store
+    does, can listen there all the same.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._socket.bind(("", 0))
+        # Only now: two sockets that would share are both given the same port.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.number: int = self._socket.getsockname()[1]
+
+    def close(self) -> None:
+        """Give it back."""
+        self._socket.close()
 
 
 class SlurmRanks(ClusterEnvironment):

@@ -1,4 +1,4 @@
-"""Whether the trainer's devices, SLURM's tasks and the GPUs fit together; refused before ranks meet."""
+"""Whether the trainer's devices, SLURM's tasks and the GPUs fit, refused before ranks meet."""
 
 from __future__ import annotations
 
@@ -52,27 +52,38 @@ def check_shape(
     return nodes, ranks
 
 
+def check_sees_gpus(job: SlurmJob, visible: int, accelerator: str) -> None:
+    """Refuse to train on CPUs, unasked, where SLURM has given GPUs.
+
+    Args:
+        job: this job.
+        visible: GPUs that torch sees in this process.
+        accelerator: "auto", or what the user chose.
+
+    Raises:
+        UserInputError: torch sees none of them.
+    """
+    if accelerator == "auto" and visible == 0 and job.gpus_on_node > 0:
+        raise UserInputError(
+            f"SLURM gave this job {job.gpus_on_node} GPUs on {job.node_name}, and torch sees "
+            f"none: install a torch with CUDA (or see to the driver), or train on CPUs by "
+            f"--trainer.accelerator cpu."
+        )
+
+
 def check_gpus(job: SlurmJob, ranks: int, visible: int, accelerator: str) -> None:
     """Refuse tasks that do not fit the GPUs of a node.
 
     Args:
-        job: this job.
+        job: this job, whose tasks are the ranks.
         ranks: tasks on each node.
         visible: GPUs that torch sees in this task.
         accelerator: "auto", or what the user chose.
 
     Raises:
-        UserInputError: GPUs that would idle or be missing, or a CPU run on a node of GPUs.
+        UserInputError: GPUs that would idle or be missing.
     """
-    if accelerator == "cpu":
-        return
-    if visible == 0:
-        if accelerator == "auto" and job.gpus_on_node > 0:
-            raise UserInputError(
-                f"SLURM gave this job {job.gpus_on_node} GPUs on {job.node_name}, and torch sees "
-                f"none: install a torch with CUDA (or see to the driver), or train on CPUs by "
-                f"--trainer.accelerator cpu."
-            )
+    if accelerator == "cpu" or visible == 0:
         return
     if visible == 1 < ranks:
         raise UserInputError(

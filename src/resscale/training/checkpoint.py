@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import pickle
 import sys
+import time
+import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ from resscale.training.ema import WeightAverage
 from resscale.training.finite import refuse_to_save
 from resscale.training.loss_scale import read_loss_scale, write_loss_scale
 from resscale.training.phase import Phase, enter_phase
-from resscale.training.position import Position, rewrite_loops
+from resscale.training.position import Position, rewrite_loops, validation_due
 from resscale.training.rng import capture_rng, restore_rng
 from resscale.training.rundir import RunDir
 
@@ -69,7 +71,10 @@ class Checkpointer(Checkpoint):
     ) -> None:
         super().__init__()
         if keep_last < 1:
-            raise UserInputError(f"checkpoint.keep_last={keep_last} must be at least 1.")
+            raise UserInputError(
+                f"checkpoint.keep_last={keep_last} must be at least 1, which keeps the newest "
+                f"alone; best.ckpt is kept beside them."
+            )
         if every_n_steps < 0:
             raise UserInputError(
                 f"checkpoint.every_n_steps={every_n_steps} must be 1 or more, or 0 to save at the "
@@ -80,7 +85,9 @@ class Checkpointer(Checkpoint):
         self.asynchronous = asynchronous
         self.best_top1 = -1.0
         self.best_step = -1
-        self._saved_step = -1
+        self.longest_save_s = 0.0
+        # The step of the newest save, and whether a validation was due then.
+        self._saved = (-1, False)
         # The newest save, on every rank alike; only rank 0's is ever done.
         self._pending: PendingSave | None = None
         # Of a checkpoint, until the strategy that is to go on with them is set up.
@@ -178,8 +185,10 @@ class Checkpointer(Checkpoint):
         name = f"epoch-{position.epoch:04d}-step-{position.global_step:08d}.ckpt"
         path = folder / name
         self.settle(trainer)
-        if self._saved_step == position.global_step and not position.at_epoch_start:
+        saving = (position.global_step, validation_due(trainer))
+        if self._saved == saving and not position.at_epoch_start:
             return path
+        began_s = time.monotonic()
         enter_phase(trainer, Phase.SAVE)
         refuse_to_save(pl_module, position.global_step)
         average_batchnorm_statistics(pl_module)
@@ -188,9 +197,10 @@ class Checkpointer(Checkpoint):
             partial(drop_oldest, folder, self.keep_last),
         )
         trainer.save_checkpoint(path, weights_only=False, storage_options=self._pending)
-        self._saved_step = position.global_step
+        self._saved = saving
         if not self.asynchronous:
             self.settle(trainer)
+        self.longest_save_s = max(self.longest_save_s, time.monotonic() - began_s)
         enter_phase(trainer, Phase.SYNC)
         return path
 
@@ -241,6 +251,7 @@ class Checkpointer(Checkpoint):
             "format": _FORMAT,
             "global_step": position.global_step,
             "samples_seen": position.global_step * data.global_batch_size,
+            "validation_due": validation_due(trainer),
             "global_batch_size": data.global_batch_size,
             "seed": data.seed,
             "manifest": data.manifest("train").fingerprint,
@@ -267,7 +278,9 @@ class Checkpointer(Checkpoint):
         self._loss_scale = state.get("loss_scale")
         accumulate = data.plan(trainer.world_size).accumulate
         position = Position(state["global_step"], data.steps_per_epoch(), accumulate)
-        rewrite_loops(checkpoint["loops"]["fit_loop"], position)
+        # Checkpoints written before 2026-11-24 never stop in a validation.
+        due = bool(state.get("validation_due", False))
+        rewrite_loops(checkpoint["loops"]["fit_loop"], position, validation_due=due)
 
 
 def check_resumable(checkpoint: dict[str, Any], data: ShardDataModule) -> dict[str, Any]:
@@ -294,6 +307,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserInputError: it is damaged, or holds more than tensors and plain values.
     """
+    if path.is_file() and not zipfile.is_zipfile(path):
+        # torch would advise on how to save one.
+        raise UserInputError(
+            f"{path} is not a checkpoint: no file of torch.save, or torn off in the middle. Name "
+            f"another, or --ckpt_path auto for the newest whole one of a run."
+        )
     try:
         if seal_holds(path) is False:
             raise UserInputError(

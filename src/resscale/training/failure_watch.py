@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from resscale.data.loader import kill_workers
 from resscale.errors import Preempted, ResscaleError, TrainingStopped, UserInputError
+from resscale.training.checkpoint_io import wait_for_saves
 from resscale.training.failure import (
     EVENT,
     Failure,
@@ -26,7 +28,7 @@ from resscale.training.failure import (
     is_consequence,
     read_failure,
 )
-from resscale.training.launcher import RankLauncher
+from resscale.training.launcher import SAVE_PATIENCE_S, RankLauncher
 from resscale.training.phase import (
     Phase,
     RankRecord,
@@ -67,10 +69,17 @@ class FailureWatch(Callback):
         self.hang_timeout_s = hang_timeout_s
         self.speaks = speaks
         self.consequence_of: Failure | None = None
+        # Called where this rank must be heard on the console, and does not speak there.
+        self.speak_up: Callable[[], None] = _nothing
         self._launcher: RankLauncher | None = None
         self._watchdog: Watchdog | None = None
         self._world_size = 1
         self._told = threading.Lock()
+
+    @property
+    def has_begun(self) -> bool:
+        """The ranks have met: they hear of each other's failures."""
+        return self._watchdog is not None
 
     def attach(self, trainer: Trainer) -> None:
         """Hear of ranks that end from whoever starts them, if that is this process."""
@@ -91,7 +100,15 @@ class FailureWatch(Callback):
         trainer.rank_record = record  # type: ignore[attr-defined]
         trainer.datamodule.before_wait = record.enter_data  # type: ignore[attr-defined]
         self._watchdog = Watchdog(
-            self.run.path, life, record, rank, self._world_size, self.hang_timeout_s, self._end
+            self.run.path,
+            life,
+            record,
+            rank,
+            self._world_size,
+            self.hang_timeout_s,
+            self._end,
+            # One rank looks: when it ends, so do the others.
+            self._give_way if rank == 0 else None,
         )
         self._watchdog.start()
 
@@ -165,8 +182,10 @@ class FailureWatch(Callback):
             return
         record = watchdog.record
         if isinstance(exception, UserInputError) and record.phase == Phase.START:
-            # All ranks find the same fault, and the run is left as it was. The others' watchdogs
-            # speak where that is not so.
+            # Most often all ranks find the same fault; the ledger is left as it was. Where this
+            # rank alone finds it, rank 0 tells it.
+            if watchdog.rank != 0:
+                claim(self.run.path, watchdog.life, self._failure_of(exception, record))
             watchdog.stopped.set()
             self._close(State.FAILED)
             return
@@ -268,10 +287,24 @@ class FailureWatch(Callback):
         patience_s = _SPEAKERS_PATIENCE_S if self.speaks else _PATIENCE_S
         if not is_own_hang and watchdog.stopped.wait(patience_s):
             return
+        # A checkpoint on its way is what the run goes on from. A disk that hangs is no reason to
+        # wait for longer than a rank may stand still.
+        save_patience_s = min(SAVE_PATIENCE_S, self.hang_timeout_s or SAVE_PATIENCE_S)
+        is_hung_save = is_own_hang and failure.phase == str(Phase.SAVE)
+        if (
+            not is_hung_save
+            and wait_for_saves(save_patience_s)
+            and watchdog.stopped.wait(patience_s)
+        ):
+            return
         kill_workers()
         if self._launcher is not None:
             self._launcher.kill(signal.SIGKILL)
             remove_record(self.run.path, watchdog.life, failure.rank)
+        if failure.rank == 0 and failure.kind == "gone" and watchdog.has_announced:
+            # Rank 0, which would tell it, is what has failed.
+            self.speaks = True
+            self.speak_up()
         if self.speaks or is_own_hang:
             self.consequence_of = failure
             # In a thread: a console that takes no more text must not keep the process alive.
@@ -281,8 +314,28 @@ class FailureWatch(Callback):
         watchdog.record.close(State.FAILED)
         os._exit(failure.exit_code)
 
+    def _give_way(self) -> None:
+        """End this process if SLURM has given its job to other nodes; by the watchdog's thread."""
+        owner = self.run.lost_to()
+        if owner is None:
+            return
+        kill_workers()
+        if self._launcher is not None:
+            self._launcher.kill(signal.SIGKILL)
+        print(
+            f"job {owner.job_id} was started again on {owner.host}: this start, number "
+            f"{owner.restart_count - 1} or earlier, ends without saving",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(Preempted.exit_code)
+
     def _close(self, state: State) -> None:
         if self._watchdog is not None:
             self._watchdog.record.close(state)
             if state == State.ENDED:
                 self._watchdog.stopped.set()
+
+
+def _nothing() -> None:
+    return

@@ -3,6 +3,7 @@
 ```
 runs/<run-id>/
   config.yaml  metrics.csv  summary.json  events.jsonl  tensorboard/  checkpoints/  samples/
+  logs/
 ```
 """
 
@@ -18,6 +19,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from resscale.errors import UserInputError
+from resscale.training.owner import Owner, read_owner, write_owner
+
+# How long an earlier start of a job may take to see that it is over: some rounds of its watchdog.
+_NOTICED_S = 5.0
 
 METRIC_COLUMNS = (
     "epoch",
@@ -44,6 +49,7 @@ class RunDir:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._lock: TextIO | None = None
+        self._owner: Owner | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -74,25 +80,55 @@ class RunDir:
         """A rank's log of consumed sample ids."""
         return self.path / "samples" / f"rank-{rank}.jsonl"
 
-    def take(self) -> None:
+    def log(self, rank: int) -> Path:
+        """What a rank has said, where there are several."""
+        return self.path / "logs" / f"rank-{rank}.log"
+
+    def take(self, owner: Owner | None = None, patience_s: float = 180.0) -> None:
         """Keep other processes from training in here, until `leave` or the end of this one.
+
+        An earlier start of the same job that still trains is told to end, and waited for.
+
+        Args:
+            owner: who takes it; None: this process, of no job.
+            patience_s: how long to wait for that end. Network file systems keep the lock of a
+                machine that has lost its power for a minute and a half.
 
         Raises:
             UserInputError: another process trains here.
         """
+        owner = Owner() if owner is None else owner
         self.path.mkdir(parents=True, exist_ok=True)
+        before = read_owner(self.path)
         self._lock = self.config.open("a")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            is_free = _lock(self._lock)
+            if not is_free and owner.follows(before):
+                write_owner(self.path, owner)
+                is_free = _wait_for_lock(self._lock, patience_s)
+        except OSError:
+            # A file system without locks: it is the user's own care, as ever. An earlier start
+            # of the job is given the time to see that it is over.
+            self.leave()
+            is_free = True
+            if owner.follows(before):
+                write_owner(self.path, owner)
+                time.sleep(_NOTICED_S)
+        if not is_free:
             self.leave()
             raise UserInputError(
-                f"another process trains in {self.path} just now: wait for its end, or choose "
-                f"another --run_dir."
-            ) from None
-        except OSError:
-            # A file system without locks: it is the user's own care, as ever.
-            self.leave()
+                f"another process trains in {self.path} just now{_whose(before)}: wait for its "
+                f"end, or choose another --run_dir."
+            )
+        write_owner(self.path, owner)
+        self._owner = owner
+
+    def lost_to(self) -> Owner | None:
+        """Return the later start of this job that has taken the run directory over, if any."""
+        if self._owner is None:
+            return None
+        now = read_owner(self.path)
+        return now if now is not None and now.follows(self._owner) else None
 
     def leave(self) -> None:
         """Let other processes train in here."""
@@ -163,6 +199,31 @@ class RunDir:
                 return not cell.isdigit() or int(cell) <= global_step
 
             _keep_lines(self.metrics, row_holds)
+
+
+def _lock(file: TextIO) -> bool:
+    """Take the lock if nobody has it; tell whether it is taken now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _wait_for_lock(file: TextIO, patience_s: float) -> bool:
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        if _lock(file):
+            return True
+        time.sleep(0.5)
+    return False
+
+
+def _whose(owner: Owner | None) -> str:
+    if owner is None:
+        return ""
+    job = f", job {owner.job_id}" if owner.job_id is not None else ""
+    return f" (process {owner.pid} on {owner.host}{job})"
 
 
 def append_line(path: Path, line: str) -> None:

@@ -37,18 +37,32 @@ def config_digest(config: Mapping[str, Any]) -> str:
 
 
 def choose_run_dir(
-    runs_dir: Path, name: str, digest: str, *, job_id: str | None, resume: bool
+    runs_dir: Path,
+    name: str,
+    digest: str,
+    *,
+    job_id: str | None = None,
+    resume: bool = False,
+    is_restart: bool = False,
+    shared: bool = False,
 ) -> Path:
-    """Return the directory of a new run, or of the newest unfinished one of this configuration.
+    """Return the directory of a new run, or of the unfinished one to go on with.
 
     Args:
         runs_dir: where runs lie.
         name: the configuration's name.
         digest: `config_digest` of it.
-        job_id: the launcher's name for the job; then it stands where the date would, for ranks
-            on several nodes would not read the same clock.
-        resume: go on with an unfinished run of the same configuration, if there is one.
+        job_id: name of the job; it stands where the date would otherwise.
+        resume: go on with the job's own run, if it has begun one, else with the newest unfinished
+            one of the same configuration, if there is one.
+        is_restart: SLURM has requeued the job: its own run, and never what another has left.
+        shared: ranks that a launcher has started choose each for itself, and must come to the
+            same: by the job's name alone.
     """
+    stamp = job_id or time.strftime("%Y%m%d-%H%M%S")
+    path = runs_dir / f"{name}-{stamp}-{digest}"
+    if is_restart or (resume and RunDir(path).summary.exists()):
+        return path
     if resume:
         found = sorted(
             (path for path in runs_dir.glob(f"{name}-*-{digest}*") if _unfinished(path)),
@@ -56,10 +70,8 @@ def choose_run_dir(
         )
         if found:
             return found[-1]
-    stamp = job_id or time.strftime("%Y%m%d-%H%M%S")
-    path = runs_dir / f"{name}-{stamp}-{digest}"
     number = 2
-    while path.exists() and job_id is None:
+    while path.exists() and not shared:
         path = runs_dir / f"{name}-{stamp}-{digest}-{number}"
         number += 1
     return path

@@ -48,6 +48,7 @@ class Watchdog(threading.Thread):
         world_size: number of ranks.
         hang_timeout_s: how long a rank may stay in one phase; 0: for ever.
         end: ends this process because of a failure.
+        give_way: ends this process if a later start of its job has taken the run over.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Watchdog(threading.Thread):
         world_size: int,
         hang_timeout_s: float,
         end: Callable[[Failure], None],
+        give_way: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(name="watchdog", daemon=True)
         self.run_dir = run_dir
@@ -68,7 +70,10 @@ class Watchdog(threading.Thread):
         self.world_size = world_size
         self.hang_timeout_s = hang_timeout_s
         self.stopped = threading.Event()
+        # This rank was the first to name a rank that is gone.
+        self.has_announced = False
         self._end = end
+        self._give_way = give_way
         self._poll_s = min(1.0, hang_timeout_s / 4) if hang_timeout_s else 1.0
         self._main = threading.main_thread()
         self._beats = -1
@@ -79,6 +84,8 @@ class Watchdog(threading.Thread):
     def run(self) -> None:
         """Look around until training ends or fails."""
         while not self.stopped.wait(self._poll_s):
+            if self._give_way is not None:
+                self._give_way()
             failure = self.look(time.monotonic())
             if failure is not None:
                 self._end(failure)
@@ -110,7 +117,9 @@ class Watchdog(threading.Thread):
         record = read_record(self.run_dir, self.life, rank)
         failure = gone(rank, self.world_size, pid, code, record)
         remove_record(self.run_dir, self.life, rank)
-        return announce(self.run_dir, self.life, failure)
+        first = announce(self.run_dir, self.life, failure)
+        self.has_announced = first is failure
+        return first
 
     def _find_gone(self, now_s: float) -> Failure | None:
         if self._neighbours is None:
@@ -146,7 +155,7 @@ class Watchdog(threading.Thread):
         if not is_own and still_s < self.hang_timeout_s + _ANSWER_S:
             return None
         waiting = sorted({str(r.phase) for r in running if r.rank not in (first.rank, *same_place)})
-        message = f"no progress for {still_s:.0f} s (hang_timeout_s={self.hang_timeout_s:g})"
+        message = f"no progress for {_seconds(still_s)} s (hang_timeout_s={self.hang_timeout_s:g})"
         message += f"; others wait in {', '.join(waiting)}" if waiting else ""
         message += "" if is_own else "; its process does not answer"
         failure = Failure(
@@ -198,6 +207,11 @@ def gone(rank: int, world_size: int, pid: int, code: int | None, record: Record 
         traceback="",
         exit_code=code if code is not None and code > 0 else 1,
     )
+
+
+def _seconds(value: float) -> str:
+    """Return seconds as text; whole ones from 10 on, and never 0 for what is not."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _meaning(code: int | None) -> str:
