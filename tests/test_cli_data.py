@@ -62,6 +62,8 @@ def test_help_imports_nothing_heavy() -> None:
         ("pack", "cifar10 none out", "none is not there; name CIFAR-10's archive"),
         ("pack", "cifar100 . out --resize 8", r"--resize 8\. Other sources have --resize, this"),
         ("pack", "digits out --processes 0", "--processes: 0: must be above 0"),
+        ("pack", "digits out --part 3", "--part 3: must be I/N, part I of N, counted from 0"),
+        ("pack", "digits out --part 16/16", r"--part 16/16: .* of 16 parts the last is 15/16\."),
         ("index", "shards --verfy", r"Did you mean '--verify'\?"),
         ("index", "none.tar", r"none\.tar is missing"),
         ("index", "https://a.org/b.tar", "is an address"),
@@ -89,6 +91,25 @@ def test_pack_reports_and_names_the_next_command(
     captured = capsys.readouterr()
     assert "it was there already, with the same options" in captured.out
     assert captured.err == ""
+
+
+def test_pack_in_parts_says_what_is_missing_and_who_ended_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["digits", str(tmp_path), "--limit", "50", "--samples_per_shard", "20"]
+    line += ["--processes", "1", "--part"]
+    assert run_pack([*line, "1/2"]) == 0
+    captured = capsys.readouterr()
+    assert f"Packing train: part 1/2, 20 of 50 samples into {tmp_path}/train" in captured.err
+    out = captured.out.splitlines()
+    assert out[0].startswith(f"{tmp_path}/train: part 1/2, 20 samples in 1 shard, is done, ")
+    assert out[1].startswith("  2 shards of other parts are not there yet; ")  # 20 and 10 samples
+    assert "Next:" not in out[-1]
+    assert run_pack([*line, "0/2"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith(f"{tmp_path}/train: 50 samples of 10 classes in 3 shards, ")
+    assert "; all parts are there, 0/2 ended last after " in out[0]
+    assert out[-1] == f"Next: resscale inspect {tmp_path}/train"
 
 
 def test_pack_imagefolder_says_what_it_left_out(

@@ -20,7 +20,8 @@ from resscale.cli_data_arguments import (
 from resscale.errors import DataFormatError
 
 if TYPE_CHECKING:
-    from resscale.data.pack import Packed
+    from resscale.data.pack import Packed, PartPacked
+    from resscale.data.pack_part import Part
     from resscale.data.pack_plan import PackOptions
     from resscale.data.pack_samples import Split
 
@@ -37,22 +38,25 @@ def run_pack(argv: list[str]) -> int:
     arguments = parse(pack_parser(), argv)
     if isinstance(arguments, int):
         return arguments
-    from resscale.data.pack import pack_splits
+    from resscale.data.pack import Packed, pack_splits
+    from resscale.data.pack_part import WHOLE, Part
 
     options = _pack_options(arguments)
+    part = WHOLE if arguments.part is None else Part.parse(arguments.part)
     say = _say if not arguments.quiet else lambda line: None
     say(f"Reading {getattr(arguments, 'source', None) or 'the embedded digits'} ...")
     try:
         splits = _splits(arguments)
         packed = pack_splits(
-            splits, Path(arguments.out), options, f"resscale pack {arguments.kind}", say
+            splits, Path(arguments.out), options, f"resscale pack {arguments.kind}", say, part
         )
     except KeyboardInterrupt:
         _say("Stopped. What is finished is kept: the same command goes on from there.")
         return INTERRUPTED
     for split in packed:
-        print(_summary(split))
-    print(f"Next: resscale inspect {packed[0].folder}")
+        print(_summary(split, part) if isinstance(split, Packed) else _part_summary(split))
+    if all(isinstance(split, Packed) for split in packed):
+        print(f"Next: resscale inspect {packed[0].folder}")
     return 0
 
 
@@ -96,13 +100,15 @@ def _splits(arguments: argparse.Namespace) -> list[Split]:
     return imagefolder_splits(source, arguments.split)
 
 
-def _summary(packed: Packed) -> str:
+def _summary(packed: Packed, part: Part) -> str:
     manifest = packed.manifest
     line = (
         f"{packed.folder}: {manifest.num_samples:,} samples of {manifest.num_classes:,} classes in "
         f"{_count(len(manifest.shards), 'shard')}, {manifest.num_bytes / _BYTES_PER_MB:,.1f} MB"
     )
-    if packed.seconds:
+    if packed.seconds and not part.is_whole:
+        line += f"; all parts are there, {part} ended last after {packed.seconds:,.1f} s"
+    elif packed.seconds:
         rate = manifest.num_samples / packed.seconds
         line += f", {packed.seconds:,.1f} s ({rate:,.0f}/s)"
     else:
@@ -111,6 +117,16 @@ def _summary(packed: Packed) -> str:
     if packed.left_out:
         notes.insert(0, f"{packed.left_out:,} left out, see {packed.folder}/left_out.jsonl")
     return "\n  ".join([line, *notes])
+
+
+def _part_summary(packed: PartPacked) -> str:
+    missing = _count(packed.missing, "shard")
+    return (
+        f"{packed.folder}: part {packed.part}, {packed.samples:,} samples in "
+        f"{_count(packed.shards, 'shard')}, is done, {packed.seconds:,.1f} s\n"
+        f"  {missing} of other parts {'is' if packed.missing == 1 else 'are'} not there yet; the "
+        f"part that ends last writes the manifest"
+    )
 
 
 def run_index(argv: list[str]) -> int:

@@ -14,9 +14,11 @@ _PACK_EXAMPLES = """examples:
   resscale pack cifar10 cifar-10-python.tar.gz shards/cifar10 --format png
   resscale pack imagefolder photos shards/photos --resize 256
   resscale pack imagenet /data/ILSVRC2012 shards/imagenet --resize 512 --processes 16
+  resscale pack imagenet /data/ILSVRC2012 shards/imagenet --resize 512 --part 0/16
 
 `resscale pack SOURCE --help` shows a source's options. A packing that was stopped goes on when
-the same command is given again."""
+the same command is given again. With --part, several machines pack one data set together
+(slurm/pack.sbatch); the part that ends last writes the manifest."""
 CIFAR_KINDS = ("cifar10", "cifar100")
 _SOURCE_EXAMPLES = {
     "imagenet": "resscale pack imagenet /data/ILSVRC2012 shards/imagenet --resize 512",
@@ -108,6 +110,7 @@ def _add_source(sources: argparse._SubParsersAction[Parser], kind: str, text: st
     add("--seed", type=int, default=0, help="of the shuffle of all splits (%(default)s)")
     add("--limit", type=_positive, metavar="N", help="samples per split, taken after the shuffle")
     add("--processes", type=_positive, metavar="N", help="workers (one per CPU core)")
+    add("--part", metavar="I/N", help="part I of N, from 0; other parts may run on other nodes")
     add("--quiet", action="store_true", help="print the summary only")
     if kind in ("imagenet", "imagefolder"):
         add(

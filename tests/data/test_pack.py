@@ -27,6 +27,7 @@ from PIL import Image
 from resscale.data.digits import digits_splits, load_digits
 from resscale.data.manifest import MANIFEST_NAME, Manifest
 from resscale.data.pack import Packed, pack_splits
+from resscale.data.pack_part import WHOLE, temporary_name
 from resscale.data.pack_plan import PackOptions
 from resscale.data.pack_state import STATE_NAME
 from resscale.data.shard_index import ShardIndex
@@ -149,7 +150,8 @@ def test_kill_in_the_middle_and_run_again_gives_the_same_bytes(
     kept = {path.name: path.stat().st_ino for path in state.parent.glob("*.tar")}
     finished = len(state.read_text().splitlines()) - 1
     assert 0 < finished < 72  # 1,437 samples of 20 a shard are 72 shards
-    (state.parent / ".train-000071.tar.1.tmp").write_bytes(b"left by a killed worker")
+    left = state.parent / temporary_name("train-000071.tar", WHOLE.tag)
+    left.write_bytes(b"left by a killed worker")
 
     options = PackOptions(samples_per_shard=20)
     pack_splits(digits_splits()[:1], tmp_path / "out", options, "test")

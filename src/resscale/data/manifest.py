@@ -26,6 +26,8 @@ import numpy.typing as npt
 from resscale.errors import DataFormatError
 
 MANIFEST_NAME = "manifest.json"
+PACKING_PATTERN = ".pack*.jsonl"
+"""Files that stand beside shards as long as `resscale pack` has not ended."""
 FORMAT_VERSION = 1
 
 
@@ -132,7 +134,9 @@ class Manifest:
                 f"Make it anew: resscale index '{file.parent}/*.tar'"
             ) from error
 
-    def save(self, folder: str | os.PathLike[str]) -> Path:
+    def save(
+        self, folder: str | os.PathLike[str], temporary_name: str = f"{MANIFEST_NAME}.tmp"
+    ) -> Path:
         """Write `manifest.json` into `folder` (temporary file, then rename) and return its path."""
         file = Path(folder) / MANIFEST_NAME
         text = {
@@ -143,7 +147,7 @@ class Manifest:
             "source": self.source,
             "shards": [asdict(shard) for shard in self.shards],
         }
-        temporary = file.with_suffix(".json.tmp")
+        temporary = file.with_name(temporary_name)
         temporary.write_text(json.dumps(text, indent=1) + "\n")
         temporary.replace(file)
         return file
@@ -210,6 +214,12 @@ def _missing_manifest(file: Path) -> str:
         return (
             f"No shards at {folder}: there is no such folder. Pack a data set into it with "
             f"`resscale pack`, or correct the path."
+        )
+    if any(folder.glob(PACKING_PATTERN)):
+        return (
+            f"{folder} is still being packed, or its packing was stopped: it has no "
+            f"{MANIFEST_NAME} yet. Wait for all parts to end, or give the same `resscale pack` "
+            f"again."
         )
     if any(folder.glob("*.tar")):
         return (

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from resscale import __version__
 from resscale.data.pack_images import JPEG, PNG, ImageRules
+from resscale.data.pack_part import WHOLE, Part
 from resscale.data.pack_samples import Split
 from resscale.data.pack_shard import ShardTask
 from resscale.errors import UserInputError
@@ -116,9 +117,9 @@ class Plan:
         """Return a shard's file name."""
         return f"{self.split.name}-{shard:06d}.tar"
 
-    def tasks(self, folder: Path, done: frozenset[int]) -> Iterator[ShardTask]:
-        """Yield the work for the shards that are not done, one at a time (they are large)."""
-        for shard in range(self.num_shards):
+    def tasks(self, folder: Path, done: frozenset[int], part: Part = WHOLE) -> Iterator[ShardTask]:
+        """Yield the work for a part's shards that are not done, one at a time (they are large)."""
+        for shard in part.shards(self.num_shards):
             if shard not in done:
                 yield ShardTask(
                     number=shard,
@@ -129,6 +130,7 @@ class Plan:
                     ),
                     rules=self.options.rules,
                     pixel_shape=self.split.samples.pixel_shape,
+                    tag=part.tag,
                 )
 
 

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from resscale.data.manifest import index_name
 from resscale.data.pack_images import BadSample, ImageRules, encode_pixels, prepare_image
+from resscale.data.pack_part import temporary_name
 from resscale.data.pack_samples import SampleRef
 from resscale.data.shard_index import build_shard_index
 from resscale.data.source_reader import SourceReader
@@ -20,7 +21,7 @@ from resscale.errors import UserInputError
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What a worker needs to write shard `number` as `folder/name`."""
+    """What a worker needs to write shard `number` as `folder/name`, in the part called `tag`."""
 
     number: int
     folder: str
@@ -28,6 +29,7 @@ class ShardTask:
     refs: list[SampleRef]
     rules: ImageRules
     pixel_shape: tuple[int, ...] | None
+    tag: str
 
 
 @dataclass(frozen=True)
@@ -58,17 +60,21 @@ def write_shard(task: ShardTask) -> ShardResult:
         DataFormatError: an archive of the source cannot be read any more.
     """
     folder = Path(task.folder)
-    temporary = folder / f".{task.name}.{os.getpid()}.tmp"
+    temporary = folder / temporary_name(task.name, task.tag)
+    index = folder / temporary_name(index_name(task.name), task.tag)
     try:
         with writing_to(folder):
             result = _write(task, temporary)
             if result.samples:
-                build_shard_index(temporary).save(folder / index_name(task.name))
+                # Under a name of its own first: parts of another division may write this shard too.
+                build_shard_index(temporary).save(index)
+                index.replace(folder / index_name(task.name))
                 temporary.replace(folder / task.name)
                 _sync_folder(folder)
             return result
     finally:
         temporary.unlink(missing_ok=True)
+        index.unlink(missing_ok=True)
 
 
 @contextmanager
