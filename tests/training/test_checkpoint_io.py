@@ -1,6 +1,7 @@
 """Writing: a kill, a full disk or an error leaves the old file or the new, never half of one."""
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from resscale.errors import CheckpointError
-from resscale.training.checkpoint_io import AtomicCheckpointIO, PendingSave
+from resscale.training.checkpoint_io import AtomicCheckpointIO, PendingSave, wait_for_saves
 from resscale.training.checkpoint_seal import is_whole
 
 CONTENT = {"weights": torch.arange(1000.0), "step": 3}
@@ -49,6 +50,25 @@ def test_the_file_is_synced_before_it_gets_its_name(
     monkeypatch.setattr(os, "fsync", note)
     AtomicCheckpointIO().save_checkpoint(CONTENT, target)
     assert seen == [False, True]  # the file before the rename, the folder behind it
+
+
+def test_what_is_being_written_is_waited_for_and_not_what_is_only_asked_for() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def write() -> None:
+        begun.set()
+        go_on.wait(60)
+
+    save = PendingSave(publish=lambda: None)
+    assert not wait_for_saves(60)
+    threading.Thread(target=save.run, args=(write,)).start()
+    assert begun.wait(60)
+    assert wait_for_saves(0.0)
+    assert not save.done.is_set()
+    threading.Timer(0.2, go_on.set).start()
+    assert wait_for_saves(60)
+    assert save.done.is_set()
+    assert not wait_for_saves(60)
 
 
 def test_an_error_in_the_middle_leaves_the_old_file(saved: Path, limited_files: None) -> None:

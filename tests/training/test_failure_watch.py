@@ -1,5 +1,6 @@
 """The callback notes each phase of a real training and says how it failed."""
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from resscale.errors import Preempted, TrainingStopped, UserInputError
+from resscale.training import failure_watch
+from resscale.training.checkpoint_io import PendingSave
 from resscale.training.failure import EVENT, Failure
 from resscale.training.failure_watch import FailureWatch
+from resscale.training.phase import RankRecord
 from resscale.training.rundir import RunDir
+from resscale.training.watchdog import Watchdog
 
 STEPS = 2
 
@@ -238,6 +243,99 @@ def test_the_failure_of_another_rank_is_told_once_as_the_last_lines(
         f"--run_dir {run.path} --ckpt_path auto\n"
     )
     assert run.read_summary() == {"status": "failed", "reason": summary}
+
+
+class Left(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What happens, in its order; the end of the process is one of it. Nobody is waited for."""
+    happened: list[str] = []
+
+    def leave(code: int) -> None:
+        happened.append(f"left with {code}")
+        raise Left
+
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(failure_watch, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(failure_watch, "_SPEAKERS_PATIENCE_S", 0.0)
+    return happened
+
+
+def watching(run: RunDir, rank: int) -> FailureWatch:
+    """A rank of two, as its watchdog's thread finds it."""
+    watch = FailureWatch(run, hang_timeout_s=0, speaks=rank == 0)
+    record = RankRecord(run.path, "life", rank)
+    watch._watchdog = Watchdog(run.path, "life", record, rank, 2, 0, watch._end)
+    watch._world_size = 2
+    return watch
+
+
+OTHER = Failure("exception", 1, 2, "h", 7, 3, "data", "OSError", "the disk", "Traceback ...", 1)
+
+
+@pytest.mark.parametrize("ends_itself", [False, True])
+def test_a_checkpoint_on_its_way_is_not_cut_by_another_ranks_failure(
+    run: RunDir, log: list[str], ends_itself: bool
+) -> None:
+    watch, begun, go_on = watching(run, 0), threading.Event(), threading.Event()
+
+    def write() -> None:
+        begun.set()
+        go_on.wait(60)
+        log.append("saved")
+        if ends_itself:
+            watch.release()  # as the main thread does, which waits for the save, too
+
+    threading.Thread(target=PendingSave(lambda: None).run, args=(write,)).start()
+    assert begun.wait(60)
+    threading.Timer(0.3, go_on.set).start()
+    if ends_itself:
+        watch._end(OTHER)
+        assert log == ["saved"]
+    else:
+        with pytest.raises(Left):
+            watch._end(OTHER)
+        assert log == ["saved", "left with 1"]
+
+
+@pytest.mark.parametrize("is_announcer", [True, False])
+def test_of_the_others_one_tells_the_console_that_rank_0_is_gone(
+    run: RunDir, log: list[str], capsys: pytest.CaptureFixture[str], is_announcer: bool
+) -> None:
+    watch = watching(run, 1)
+    watch.speak_up = lambda: log.append("speaks up")
+    assert watch._watchdog is not None
+    first = watch._watchdog.say_gone(0, 77, -9)
+    if not is_announcer:
+        watch._watchdog.has_announced = False  # another one was faster
+    with pytest.raises(Left):
+        watch._end(first)
+    assert log == (["speaks up"] if is_announcer else []) + ["left with 1"]
+    said = "rank 0 of 2 failed first, at step 0 in phase start (host "
+    assert (said in capsys.readouterr().err) == is_announcer
+
+
+def test_a_users_fault_that_one_rank_alone_finds_reaches_rank_0(run: RunDir) -> None:
+    here, there = watching(run, 0), watching(run, 1)
+    there.on_exception(None, None, UserInputError("no data on this node"))  # type: ignore[arg-type]
+    assert not run.events.exists()
+    assert here._watchdog is not None
+    failure = here._watchdog.look(0.0)
+    assert failure is not None
+    assert (failure.rank, failure.exit_code) == (1, 2)
+    assert failure.message == "no data on this node"
+
+
+def test_a_users_fault_that_all_ranks_find_is_left_to_each(run: RunDir) -> None:
+    here, there = watching(run, 0), watching(run, 1)
+    for watch in (there, here):
+        watch.on_exception(None, None, UserInputError("other data"))  # type: ignore[arg-type]
+    assert here._watchdog is not None
+    assert here._watchdog.stopped.is_set()  # so that its thread does not end the process
+    assert here.consequence_of is None
 
 
 def test_a_timeout_below_0_is_refused(run: RunDir) -> None:

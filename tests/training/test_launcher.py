@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 
 from resscale.training import launcher as launcher_module
+from resscale.training.checkpoint_io import PendingSave
 from resscale.training.launcher import RankLauncher
 
 
@@ -72,6 +75,30 @@ def test_when_one_rank_fails_the_others_are_ended_and_it_is_said(
     pid = ranks.procs[1].pid
     said = f"rank 2 (process {pid}) ended with {meaning}; ending the others.\n"
     assert capsys.readouterr().err == said
+
+
+def test_a_checkpoint_on_its_way_is_not_cut_by_a_rank_that_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    happened: list[str] = []
+    begun = threading.Event()
+
+    def leave(status: int) -> None:
+        happened.append("left")
+        raise Left
+
+    def write() -> None:
+        begun.set()
+        time.sleep(1.5)  # the launcher looks at its ranks each half second
+        happened.append("saved")
+
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(launcher_module, "GRACE_S", 0.0)
+    threading.Thread(target=PendingSave(lambda: None).run, args=(write,)).start()
+    assert begun.wait(60)
+    with pytest.raises(Left):
+        launcher("raise SystemExit(5)")._watch()
+    assert happened == ["saved", "left"]
 
 
 def test_the_watch_ends_quietly_when_all_ranks_are_done(

@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from rich.console import Console
 from resscale.cli import main
 from resscale.training.monitor import Monitor
 from resscale.training.progress import ProgressDisplay, describe
+from resscale.training.rank_log import Tee
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
@@ -97,6 +99,30 @@ def test_in_a_terminal_there_is_a_bar_that_closes_however_the_run_ends(
     assert re.search(rf"epoch 5/20 .*11/22.*{re.escape(SAID)}", text)
     assert f"epoch 5/20  {SAID}\n" in text  # the line left behind
     assert "\x1b[?25h" in shown.getvalue()  # the cursor is visible again
+
+
+def test_beside_a_bar_the_ranks_file_has_plain_lines(
+    monitor: Monitor, trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown, log = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", Tee(shown, log))
+    display = ProgressDisplay(monitor, line_every_s=0.0)
+    display._console = Console(file=shown, force_terminal=True, width=160)
+    display.on_train_start(trainer, None)
+    display.on_train_batch_end(trainer, None, None, None, 10)
+    print("a word of another callback", file=sys.stderr)
+    display.on_train_epoch_end(trainer, None)
+    display.on_train_end(trainer, None)
+    print("behind the bar", file=sys.stderr)
+    said = [
+        f"epoch 5/20  11/22  {SAID}",
+        "a word of another callback",
+        f"epoch 5/20  {SAID}",
+        "behind the bar",
+    ]
+    assert log.getvalue().splitlines() == said
+    for line in said[1:]:
+        assert line in shown.getvalue()
 
 
 def test_other_ranks_show_nothing(

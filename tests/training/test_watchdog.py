@@ -129,6 +129,19 @@ def test_a_rank_that_ended_is_not_waited_for(run: Path, own: RankRecord) -> None
     assert failure.rank == 0
 
 
+@pytest.mark.parametrize(
+    ("still_s", "said"), [(0.52, "0.52"), (3.14, "3.1"), (12.7, "13"), (1800.4, "1800")]
+)
+def test_a_time_without_progress_is_never_told_as_0_s(
+    run: Path, own: RankRecord, still_s: float, said: str
+) -> None:
+    watch = watchdog(run, own, timeout_s=0.5)
+    assert watch.look(0.0) is None
+    failure = watch.look(still_s)
+    assert failure is not None
+    assert failure.message == f"no progress for {said} s (hang_timeout_s=0.5)"
+
+
 def test_a_timeout_of_0_waits_for_ever(run: Path, own: RankRecord) -> None:
     watch = watchdog(run, own, timeout_s=0.0)
     assert [watch.look(now_s) for now_s in (0.0, 1e6)] == [None, None]

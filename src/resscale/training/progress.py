@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resscale.training.monitor import Monitor
+from resscale.training.rank_log import keep_copying, write_to_log
 
 
 def describe(latest: dict[str, float]) -> str:
@@ -59,7 +60,9 @@ class ProgressDisplay(Callback):
                 console=self._console,
             )
             self._task = self._bar.add_task("", total=None, values="")
+            before = (sys.stdout, sys.stderr)
             self._bar.start()
+            keep_copying(before)
         self._printed = time.monotonic()
 
     def on_train_batch_end(
@@ -84,7 +87,7 @@ class ProgressDisplay(Callback):
                 total=total,
                 values=describe(self.monitor.latest),
             )
-        elif time.monotonic() - self._printed >= self.line_every_s:
+        if time.monotonic() - self._printed >= self.line_every_s:
             self._line(f"{_epoch(trainer)}  {done}/{total}  {describe(self.monitor.latest)}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,8 +96,7 @@ class ProgressDisplay(Callback):
             text = f"{_epoch(trainer)}  {describe(self.monitor.latest)}"
             if self._bar is not None:
                 self._bar.console.print(text, highlight=False)
-            else:
-                self._line(text)
+            self._line(text)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
@@ -107,7 +109,11 @@ class ProgressDisplay(Callback):
         self._close()
 
     def _line(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        """Say where training stands in a line: beside a bar, in the rank's file alone."""
+        if self._bar is None:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            write_to_log(text)
         self._printed = time.monotonic()
 
     def _close(self) -> None:
