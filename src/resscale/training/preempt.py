@@ -6,6 +6,7 @@ done, and hang. The end of the job's time is a request like any other.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -187,7 +188,8 @@ class Preemption(Checkpoint):
             raise KeyboardInterrupt
         if self.requested is None:
             hint = "; Ctrl-C again to give up at once" if number == signal.SIGINT else ""
-            print(f"{name}: stopping at the next step boundary{hint}", file=sys.stderr, flush=True)
+            # Not print: this may have come in the middle of one, whose buffer is locked.
+            os.write(2, f"{name}: stopping at the next step boundary{hint}\n".encode())
         self.requested = name
 
     def _restore(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -63,7 +62,8 @@ class Startup:
 
     def _leave(self, name: str) -> None:
         try:
-            print(f"{name}: stopped before training; nothing to save", file=sys.stderr, flush=True)
+            # Not print: the main thread may be in the middle of one.
+            os.write(2, f"{name}: stopped before training; nothing to save\n".encode())
             if self.before_end is not None:
                 self.before_end()
         finally:

@@ -1,0 +1,103 @@
+"""A request to stop that comes before training ends the process at once."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from resscale.training.startup import Startup
+
+BEGIN = """
+from resscale.training.startup import STARTUP
+STARTUP.watch()
+STARTUP.before_end = lambda: print("ranks ended", flush=True)
+"""
+# Locks a mutex that it holds: the main thread waits in C, where no handler of Python's runs.
+STUCK = """
+import ctypes
+libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(128)
+libc.pthread_mutex_lock(mutex)
+print("ready", flush=True)
+libc.pthread_mutex_lock(mutex)
+"""
+SLEEPS = """
+import time
+print("ready", flush=True)
+time.sleep(60)
+"""
+TRAINS = """
+import signal, sys, time
+signal.signal(signal.SIGUSR2, lambda number, frame: sys.exit(9))
+STARTUP.over()
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def start(program: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", BEGIN + program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("program", [STUCK, SLEEPS], ids=["waits in a library", "waits in Python"])
+def test_a_signal_before_training_ends_the_process_with_75(
+    program: str, number: signal.Signals
+) -> None:
+    process = start(program)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert f"{number.name}: stopped before training; nothing to save" in err
+    assert out == "ranks ended\n"
+
+
+def test_ctrl_c_before_training_is_python_s_own() -> None:
+    process = start(SLEEPS)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT
+    assert "KeyboardInterrupt" in err
+
+
+def test_once_training_has_the_signals_they_are_its_own() -> None:
+    process = start(TRAINS)
+    process.send_signal(signal.SIGUSR2)
+    process.communicate(timeout=30)
+    assert process.returncode == 9
+
+
+def test_what_nobody_has_taken_is_as_it_was_before() -> None:
+    process = start(TRAINS)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_a_thread_leaves_the_signals_as_they_are() -> None:
+    startup, before = Startup(), signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=startup.watch)
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) is before
+    startup.over()
+
+
+def test_it_can_begin_again() -> None:
+    startup, before = Startup(), signal.getsignal(signal.SIGTERM)
+    for _ in range(2):
+        startup.watch()
+        assert signal.getsignal(signal.SIGTERM) is not before
+        startup.over()
+        assert signal.getsignal(signal.SIGTERM) is before
