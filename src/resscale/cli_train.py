@@ -90,7 +90,7 @@ def run_fit(argv: Sequence[str]) -> int:
             raise
         # The other ranks' words first: the last lines name the rank that failed first.
         session.wait_for_ranks()
-        if session.launch.is_first:
+        if session.watch.speaks:
             session.watch.tell()
         return failure.exit_code
     finally:

@@ -203,5 +203,9 @@ def test_a_doubt_about_the_first_is_said() -> None:
     )
 
 
+def test_a_users_error_is_told_without_a_traceback() -> None:
+    assert failure(exit_code=2).report() == failure().summary()
+
+
 def test_where_there_is_no_traceback_the_report_says_so() -> None:
     assert failure(traceback="").report().startswith("(no traceback)\nrank 1")

@@ -301,6 +301,20 @@ def test_a_checkpoint_on_its_way_is_not_cut_by_another_ranks_failure(
         assert log == ["saved", "left with 1"]
 
 
+def test_a_rank_that_loses_its_connection_to_rank_0_tells_that_it_is_gone(run: RunDir) -> None:
+    watch = watching(run, 1)
+    heard: list[str] = []
+    watch.speak_up = lambda: heard.append("speaks up")
+    assert watch._watchdog is not None
+    watch._watchdog.say_gone(0, 77, -9)
+    error = RuntimeError("Connection closed by peer [127.0.0.1]:1234")
+    watch.on_exception(None, None, error)  # type: ignore[arg-type]
+    assert watch.speaks
+    assert heard == ["speaks up"]
+    assert watch.consequence_of is not None
+    assert watch.consequence_of.rank == 0
+
+
 @pytest.mark.parametrize("is_announcer", [True, False])
 def test_of_the_others_one_tells_the_console_that_rank_0_is_gone(
     run: RunDir, log: list[str], capsys: pytest.CaptureFixture[str], is_announcer: bool

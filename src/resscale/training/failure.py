@@ -21,6 +21,7 @@ from typing import Literal
 
 from torch import distributed
 
+from resscale.errors import UserInputError
 from resscale.training.phase import Record
 from resscale.training.rundir import RunDir
 
@@ -82,7 +83,9 @@ class Failure:
         )
 
     def report(self) -> str:
-        """Return the traceback and, as the last lines, the summary."""
+        """Return the traceback and, as the last lines, the summary; a user's error has that alone."""
+        if self.exit_code == UserInputError.exit_code:
+            return self.summary()
         trace = self.traceback.rstrip() or "(no traceback)"
         return f"{trace}\n{self.summary()}"
 

@@ -194,6 +194,7 @@ class FailureWatch(Callback):
         is_agreed = isinstance(exception, ResscaleError) and exception.exit_code != 1
         if self._world_size > 1 and is_consequence(exception):
             first = self.consequence_of = self._hear()
+            self._stand_in(first)
         elif is_agreed and watchdog.rank != 0:
             first = self._hear()
         if first is None:
@@ -301,10 +302,7 @@ class FailureWatch(Callback):
         if self._launcher is not None:
             self._launcher.kill(signal.SIGKILL)
             remove_record(self.run.path, watchdog.life, failure.rank)
-        if failure.rank == 0 and failure.kind == "gone" and watchdog.has_announced:
-            # Rank 0, which would tell it, is what has failed.
-            self.speaks = True
-            self.speak_up()
+        self._stand_in(failure)
         if self.speaks or is_own_hang:
             self.consequence_of = failure
             # In a thread: a console that takes no more text must not keep the process alive.
@@ -313,6 +311,16 @@ class FailureWatch(Callback):
             printer.join(_PRINT_S)
         watchdog.record.close(State.FAILED)
         os._exit(failure.exit_code)
+
+    def _stand_in(self, failure: Failure | None) -> None:
+        """Speak on the console from here on, if rank 0, which would, is what has failed."""
+        watchdog = self._watchdog
+        assert watchdog is not None
+        if failure is None or self.speaks or not watchdog.has_announced:
+            return
+        if failure.rank == 0 and failure.kind == "gone":
+            self.speaks = True
+            self.speak_up()
 
     def _give_way(self) -> None:
         """End this process if SLURM has given its job to other nodes; by the watchdog's thread."""
