@@ -209,7 +209,7 @@ def enter_phase(trainer: Trainer, phase: Phase) -> None:
 def read_record(run_dir: Path, life: str, rank: int) -> Record | None:
     """Return a rank's record; None where there is none, or none of this life that can be read."""
     for path in (_live(run_dir, life, rank), _published(run_dir, rank)):
-        record = _read(path)
+        record = read_record_file(path)
         if record is not None and record.life == life and record.rank == rank:
             return record
     return None
@@ -218,7 +218,9 @@ def read_record(run_dir: Path, life: str, rank: int) -> Record | None:
 def processes_on_this_machine(run_dir: Path, life: str) -> dict[int, int]:
     """Return the ranks of this life whose records lie in this machine's memory: rank -> pid."""
     example = _live(run_dir, life, 0)
-    found = (_read(path) for path in example.parent.glob(example.name.removesuffix("0") + "*"))
+    found = (
+        read_record_file(path) for path in example.parent.glob(example.name.removesuffix("0") + "*")
+    )
     here = this_machine()
     return {r.rank: r.pid for r in found if r and r.life == life and r.machine == here}
 
@@ -240,7 +242,8 @@ def this_machine() -> str:
         return socket.gethostname()[:64]
 
 
-def _read(path: Path) -> Record | None:
+def read_record_file(path: Path) -> Record | None:
+    """Return the record in a file; None where there is none that can be read."""
     for _ in range(_READS):
         try:
             data = path.read_bytes()
@@ -276,7 +279,7 @@ def _sweep(folder: Path) -> None:
     if folder != _SHARED_MEMORY:
         return
     for path in folder.glob("resscale-*-rank-*"):
-        record = _read(path)
+        record = read_record_file(path)
         # The other ranks of a run that fails just now still want to read it.
         if record and record.is_gone and time.time() - record.entered_s > _SWEPT_AFTER_S:
             with contextlib.suppress(OSError):
