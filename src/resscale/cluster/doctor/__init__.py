@@ -1,0 +1,1 @@
+"""What could be wrong with a machine or a job, looked for before it costs anything."""
