@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lingering import wait_until_none_is_left
 
 COMMON = (
     "--config=configs/demo.yaml",
@@ -100,6 +101,7 @@ def two(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     code, said = finish(start(repository, run_dir, *COMMON, *TWO))
     assert code == 0, said
     assert "32/rank × 2 ranks × 1 accum = 64 global" in said
+    (run_dir.parent / "said").write_text(said)
     return run_dir
 
 
@@ -113,6 +115,19 @@ def test_two_ranks_lose_what_one_process_loses(one: Path, two: Path) -> None:
         assert step == same
         # The same micro-batches, so the same BatchNorm batches: only the order of sums differs.
         assert together == pytest.approx(alone, rel=1e-5), f"step {step}"
+
+
+def test_each_rank_has_a_log_and_the_console_is_that_of_rank_0(two: Path) -> None:
+    first, *copied = (two / "logs" / "rank-0.log").read_text().splitlines()
+    assert "  rank 0 of 2 on " in first
+    said = (two.parent / "said").read_text().splitlines()
+    assert f"run directory: {two}" in copied
+    assert copied[-1].startswith("next:  resscale validate ")
+    assert set(copied) <= set(said)
+    # At thousands of ranks the others must have next to nothing to say.
+    (line,) = (two / "logs" / "rank-1.log").read_text().splitlines()
+    assert "  rank 1 of 2 on " in line
+    assert line not in said
 
 
 def test_two_ranks_see_the_samples_that_one_process_sees(one: Path, two: Path) -> None:
@@ -171,6 +186,7 @@ def test_a_killed_main_process_leaves_no_rank_behind(repository: Path, tmp_path:
     process = start(repository, run_dir, *COMMON, *TWO)
     wait_for_batches(process, run_dir, 3)
     process.kill()
-    # `communicate` returns when rank 1 and all workers have closed the output they share.
+    # `communicate` returns when rank 1 has closed the output that it shares.
     code, _ = finish(process, timeout_s=100)
     assert code == -signal.SIGKILL
+    wait_until_none_is_left(run_dir)

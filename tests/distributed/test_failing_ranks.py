@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lingering import wait_until_none_is_left
 
 from resscale.training.failure import EVENT
 from resscale.training.rundir import RunDir
@@ -61,8 +62,9 @@ def fail(repository: Path, run_dir: Path, kind: str, strategy: str, *options: st
         start_new_session=True,
     )
     try:
-        # Until every process that shares the output is gone: ranks, reading processes, all.
+        # Until every process that shares the output is gone: both ranks, and rank 0's readers.
         said = process.communicate(timeout=240)[0]
+        wait_until_none_is_left(run_dir)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise
@@ -119,6 +121,9 @@ def test_an_exception_in_one_rank_ends_all(repository: Path, tmp_path: Path, str
     injected = 'raise ArithmeticError("the injected error")'
     assert injected in ended.event["traceback"]
     assert injected in "\n".join(ended.said.splitlines()[-5:])
+    # Told once on the console, and in the rank's own file.
+    assert ended.said.count(injected) == 1
+    assert injected in RunDir(tmp_path / "run").log(1).read_text()
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -83,7 +83,7 @@ class Failure:
         )
 
     def report(self) -> str:
-        """Return the traceback and, as the last lines, the summary; a user's error has that alone."""
+        """Return the traceback and, as the last lines, the summary; a user's error is the latter."""
         if self.exit_code == UserInputError.exit_code:
             return self.summary()
         trace = self.traceback.rstrip() or "(no traceback)"
