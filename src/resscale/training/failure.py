@@ -83,7 +83,7 @@ class Failure:
         )
 
     def report(self) -> str:
-        """Return the traceback and, as the last lines, the summary; a user's error is the latter."""
+        """Return the traceback, unless it is a user's error, and the summary as the last lines."""
         if self.exit_code == UserInputError.exit_code:
             return self.summary()
         trace = self.traceback.rstrip() or "(no traceback)"
