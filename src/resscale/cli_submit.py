@@ -24,6 +24,7 @@ from resscale.cluster.job_record import JobRecord, read_job, write_job
 from resscale.cluster.site import Site, job_environment, shell_exports
 from resscale.cluster.slurm import call, explain_refusal, find_jobs
 from resscale.cluster.submission import (
+    NodeKind,
     Shape,
     batch_script,
     check_time,
@@ -79,8 +80,6 @@ def run_submit(argv: list[str]) -> int:
     if options.print_environment:
         print(shell_exports(site))
         return 0
-    if options.time is not None:
-        check_time(options.time)
     if not options.dry_run:
         # Before anything that takes seconds.
         call(["sbatch", "--version"])
@@ -99,11 +98,14 @@ def run_submit(argv: list[str]) -> int:
 
 def _shape(options: argparse.Namespace, site: Site) -> tuple[Shape, str | None]:
     """Return the job's shape, and what is not known of it."""
-    hint, kinds = None, []
+    hint: str | None = None
+    kinds: list[NodeKind] = []
     if options.dry_run and shutil.which("sinfo") is None:
         hint = "no SLURM here: whether a node has so many GPUs and CPUs is not known"
     else:
         kinds = find_node_kinds(site.partition, site.gpu_type)
+    if options.time is not None:
+        check_time(options.time, kinds)
     shape = derive_shape(
         options.nodes,
         options.gpus_per_node or 0,
@@ -153,8 +155,9 @@ def _plan(
         first.runs_dir, name, first.digest, job_id=None, resume=first.resumes and not tasks
     )
     run_dirs = [folder / task.label for task in tasks] or [folder]
-    if not first.resumes:
-        for path in run_dirs:
+    for path in run_dirs:
+        _refuse_queued(path)
+        if not first.resumes:
             refuse_used(path)
     environment = job_environment(site)
     if tasks:
@@ -214,8 +217,6 @@ def _send(submission: Submission) -> str:
     Raises:
         UserInputError: SLURM refuses; nothing is left of it.
     """
-    for path in submission.run_dirs:
-        _refuse_queued(path)
     is_new = not submission.folder.exists()
     submission.folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -255,7 +256,9 @@ def _refuse_queued(run_dir: Path) -> None:
         UserInputError: it waits or trains.
     """
     before = read_job(run_dir)
-    for job in find_jobs(before.job_id) if before is not None else []:
+    if before is None or shutil.which("scontrol") is None:
+        return
+    for job in find_jobs(before.job_id):
         if not job.is_over:
             raise UserInputError(
                 f"job {job.job_id} ({job.state}) is there for {run_dir} already: wait for its "

@@ -17,6 +17,7 @@ from resscale.cli_weights import load_first_weights
 from resscale.cluster.submission import Shape
 from resscale.errors import UserInputError
 from resscale.training.precision import precision_name
+from resscale.training.rundir import RunDir
 from resscale.training.runid import config_digest
 from resscale.training.strategy import check_legal, choose_strategy, register_strategies
 
@@ -64,6 +65,8 @@ def check_training(arguments: Sequence[str], shape: Shape, *, check_data: bool) 
     for crop in (data.train_crop, data.eval_crop):
         model.check_image_size(crop.size)
     lines = [f"{plan}; {model.optimizer_config.explain_lr(data.global_batch_size)}"]
+    if shape.gpus_per_node and str(config.trainer.accelerator) == "cpu":
+        lines.append("note: trainer.accelerator=cpu leaves the job's GPUs idle")
     if check_data:
         splits = ("train", "val") if config.data.val is not None else ("train",)
         data.check(splits, model.num_classes, shape.num_ranks)
@@ -74,10 +77,11 @@ def check_training(arguments: Sequence[str], shape: Shape, *, check_data: bool) 
         )
         if config.ckpt_path is None:
             load_first_weights("fit", config, model, None)
+    run_dir = None if config.run_dir is None else Path(config.run_dir)
     return Checked(
-        name=Path(str(config.config[-1])).stem if config.config else "run",
+        name=_name(Path(str(config.config[-1])) if config.config else None, run_dir),
         digest=config_digest(plain_config(cli)),
-        run_dir=None if config.run_dir is None else Path(config.run_dir),
+        run_dir=run_dir,
         runs_dir=Path(config.runs_dir),
         resumes=config.ckpt_path == "auto",
         lines=tuple(lines),
@@ -105,11 +109,6 @@ def check_trainer(trainer: Mapping[str, Any], shape: Shape) -> None:
                 f"leave it out of the file; it follows from {option}."
             )
     accelerator = str(trainer["accelerator"])
-    if shape.gpus_per_node and accelerator == "cpu":
-        raise UserInputError(
-            f"trainer.accelerator=cpu leaves {shape.gpus_per_node} GPUs on each node idle: ask "
-            f"for --tasks-per-node in place of --gpus-per-node."
-        )
     if not shape.gpus_per_node and accelerator in ("gpu", "cuda"):
         raise UserInputError(
             f"trainer.accelerator={accelerator} needs GPUs, and the job has none: add "
@@ -118,6 +117,13 @@ def check_trainer(trainer: Mapping[str, Any], shape: Shape) -> None:
     strategy = choose_strategy(trainer["strategy"])
     check_legal(strategy, "cuda" if shape.gpus_per_node else "cpu", trainer)
     precision_name(trainer["precision"])
+
+
+def _name(config: Path | None, run_dir: Path | None) -> str:
+    """Return the configuration's name; a run's own is called as the run."""
+    if run_dir is not None and config in (None, RunDir(run_dir).config):
+        return run_dir.name
+    return "run" if config is None else config.stem
 
 
 def _instantiate(cli: TrainCli) -> Any:

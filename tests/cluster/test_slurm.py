@@ -10,8 +10,8 @@ from resscale.cluster.slurm import (
     call,
     explain_refusal,
     find_jobs,
-    parse_duration,
     parse_jobs,
+    parse_time,
 )
 from resscale.errors import UserInputError
 
@@ -67,12 +67,16 @@ def test_a_job_is_over_when_slurm_will_not_start_it_again(state: str, over: bool
         ("00:00:07", 7),
         ("01:02:03", 3723),  # 3600 + 2 × 60 + 3
         ("2-01:00:00", 176400),  # 49 × 3600
+        ("90", 5400),  # minutes
+        ("90:30", 5430),  # minutes and seconds
+        ("1-12", 129600),  # a day and 12 hours
+        ("1-00:30", 88200),  # a day and 30 minutes
         ("UNLIMITED", None),
         ("Partition_Limit", None),
     ],
 )
-def test_durations_are_seconds(text: str, seconds: int | None) -> None:
-    assert parse_duration(text) == seconds
+def test_times_are_seconds(text: str, seconds: int | None) -> None:
+    assert parse_time(text) == seconds
 
 
 def test_a_refusal_is_one_sentence_in_slurms_words() -> None:

@@ -90,7 +90,7 @@ def follow(
         job_id: of a job, or of an array.
         tail: its log, to be told as it grows; None: not.
         run_dirs: whose epochs and accuracies are told.
-        say: takes text without its line break.
+        say: takes a line without its break.
         poll_s: how often SLURM and the files are looked at.
 
     Raises:
@@ -108,17 +108,25 @@ def follow(
             if time.monotonic() - silent_since_s > _PATIENCE_S:
                 raise
             jobs = list(told.values())
-        for line in changes(told, jobs):
-            say(f"{time.strftime('%H:%M:%S')}  {line}")
+        # A job's words stand behind its start and before its end.
+        told_by_slurm = changes(told, [job for job in jobs if not job.is_over])
+        log = [] if tail is None else tail.read().splitlines()
+        ends = changes(told, [job for job in jobs if job.is_over])
         told.update({job.job_id: job for job in jobs})
-        if tail is not None and (text := tail.read()):
-            say(text.rstrip("\n"))
-        for line in _progress(run_dirs, progress):
-            say(f"{time.strftime('%H:%M:%S')}  {line}")
+        for line in told_by_slurm:
+            say(_stamped(line))
+        for line in log:
+            say(line)
+        for line in [*_progress(run_dirs, progress), *ends]:
+            say(_stamped(line))
         # Behind the job's end its log is whole. A job that slurmctld has forgotten is over, too.
         if silent_since_s is None and all(job.is_over for job in jobs):
             return final_code(jobs or list(told.values()))
         time.sleep(poll_s)
+
+
+def _stamped(line: str) -> str:
+    return f"{time.strftime('%H:%M:%S')}  {line}"
 
 
 def _progress(run_dirs: Sequence[Path], before: dict[Path, str]) -> list[str]:

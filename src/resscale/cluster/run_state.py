@@ -93,13 +93,13 @@ def state_of(run: RunFacts, jobs: Mapping[str, JobInfo] | None) -> str:
     job = None if jobs is None or run.job_id is None else find_job(jobs, run.job_id)
     if job is not None and not job.is_over:
         return _state_in_queue(run, job)
+    ended = f" (job {job.state})" if job is not None else ""
     if run.status not in (None, "running"):
-        return str(run.status)
+        return f"{run.status}{ended if run.status == 'preempted' else ''}"
     if run.is_held:
         return "running" if run.status else "starting"
     if run.job_id is not None and jobs is None and run.is_held is None:
         return f"{run.status or 'submitted'}?"
-    ended = f" (job {job.state})" if job is not None else ""
     if run.status is None:
         return f"never began{ended}"
     # It says so itself, and there is nobody left who could change it.

@@ -76,13 +76,22 @@ def parse_jobs(text: str) -> list[JobInfo]:
     return [_parse_job(line) for line in text.splitlines() if "JobId=" in line]
 
 
-def parse_duration(text: str) -> int | None:
-    """Return the seconds of `[days-]hours:minutes:seconds`; None for UNLIMITED and the like."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+def parse_time(text: str) -> int | None:
+    """Return the seconds of a time as SLURM writes and reads it; None for UNLIMITED and the like.
+
+    Args:
+        text: minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes or
+            days-hours:minutes:seconds.
+    """
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
     if found is None:
         return None
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    days, *parts = found.groups()
+    numbers = [int(part) for part in parts if part is not None]
+    if days is None and len(numbers) < 3:
+        numbers.insert(0, 0)  # without days one or two numbers begin with minutes
+    hours, minutes, seconds = (*numbers, 0, 0)[:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def call(
@@ -140,8 +149,8 @@ def _parse_job(line: str) -> JobInfo:
         state=facts.get("JobState", "").partition(",")[0],
         reason=_known(facts.get("Reason")),
         restarts=int(facts.get("Restarts", "0")),
-        run_time_s=parse_duration(facts.get("RunTime", "")) or 0,
-        time_limit_s=parse_duration(facts.get("TimeLimit", "")),
+        run_time_s=parse_time(facts.get("RunTime", "")) or 0,
+        time_limit_s=parse_time(facts.get("TimeLimit", "")),
         nodes=_known(facts.get("NodeList")),
         exit_code=_exit_code(facts.get("ExitCode", "0:0")),
         start_time=_known(facts.get("StartTime")),

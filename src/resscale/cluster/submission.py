@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from resscale.cluster.site import Site, sbatch_flags
-from resscale.cluster.slurm import call
+from resscale.cluster.slurm import call, parse_time
 from resscale.errors import UserInputError
 
 # A job is told to save one to two minutes before its limit, and starting takes about as long.
@@ -23,10 +23,12 @@ class NodeKind:
     Args:
         cpus: as SLURM counts them.
         gpus: of the sort that is asked for.
+        limit_s: the longest time limit of a job there; None: none.
     """
 
     cpus: int
     gpus: int
+    limit_s: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def find_node_kinds(partition: str | None, gpu_type: str | None) -> list[NodeKin
     Raises:
         UserInputError: there is no SLURM here, it does not answer, or has no such partition.
     """
-    answer = call(["sinfo", "--noheader", "--Node", "--format=%P|%c|%G"])
+    answer = call(["sinfo", "--noheader", "--Node", "--format=%P|%l|%c|%G"])
     kinds = parse_nodes(answer.stdout, partition, gpu_type)
     if not kinds and partition is not None and answer.returncode == 0:
         names = {line.partition("|")[0].rstrip("*") for line in answer.stdout.splitlines()}
@@ -119,55 +121,55 @@ def find_node_kinds(partition: str | None, gpu_type: str | None) -> list[NodeKin
 
 
 def parse_nodes(text: str, partition: str | None, gpu_type: str | None) -> list[NodeKind]:
-    """Return the nodes of `sinfo --Node --format=%P|%c|%G`.
+    """Return the nodes of `sinfo --Node --format=%P|%l|%c|%G`.
 
     Args:
-        text: "main*|64|gpu:a100:8(S:0-1)", a line for each node of each partition; a star is
-            behind the default's name.
+        text: "main*|1-00:00:00|64|gpu:a100:8(S:0-1)", a line for each node of each partition; a
+            star is behind the default's name.
         partition: None: the default.
         gpu_type: None: all.
     """
     kinds = []
     for line in text.splitlines():
-        name, _, rest = line.partition("|")
-        cpus, _, resources_text = rest.partition("|")
+        name, limit, cpus, generic = (line.split("|", 3) + [""] * 3)[:4]
         if name.rstrip("*") != partition if partition is not None else not name.endswith("*"):
             continue
         # "gpu:8", "gpu:a100:8", "gpu:a100:8(S:0-1)", separated by commas.
-        found = re.findall(r"\bgpu:(?:([^:,()]+):)?(\d+)(?![\w:])", resources_text)
+        found = re.findall(r"\bgpu:(?:([^:,()]+):)?(\d+)(?![\w:])", generic)
         gpus = sum(int(count) for kind, count in found if gpu_type in (None, kind))
-        kinds.append(NodeKind(int(re.match(r"\d*", cpus)[0] or 0), gpus))  # type: ignore[index]
+        kinds.append(NodeKind(int(cpus.rstrip("+") or 0), gpus, parse_time(limit)))
     return kinds
 
 
-def check_time(text: str) -> int:
-    """Return the seconds of a time limit as sbatch takes it.
+def check_time(text: str, kinds: Sequence[NodeKind]) -> None:
+    """Refuse a time limit that SLURM would let wait for ever, or that leaves no time to train.
 
     Args:
-        text: minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes or
-            days-hours:minutes:seconds.
+        text: as sbatch takes it.
+        kinds: the partition's nodes; empty where SLURM cannot be asked.
 
     Raises:
-        UserInputError: another form, or too short to train in.
+        UserInputError: another form, too short or too long.
     """
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
-    if found is None:
+    limit_s = parse_time(text)
+    if limit_s is None:
         raise UserInputError(
             f"--time={text} must read hours:minutes:seconds or days-hours:minutes:seconds."
         )
-    days, *parts = found.groups()
-    numbers = [int(part) for part in parts if part is not None]
-    if days is None and len(numbers) < 3:
-        numbers.insert(0, 0)  # without days one or two numbers begin with minutes
-    hours, minutes, seconds = (*numbers, 0, 0)[:3]
-    limit_s = ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
     if limit_s < _SHORTEST_S:
         raise UserInputError(
             f"--time={text} is too short: a job is told to save one to two minutes before its "
             f"limit, and its start takes about as long. Give it {_SHORTEST_S // 60} minutes or "
             f"more."
         )
-    return limit_s
+    limits = [kind.limit_s for kind in kinds]
+    longest_s = max((limit for limit in limits if limit is not None), default=0)
+    if limits and None not in limits and limit_s > longest_s:
+        raise UserInputError(
+            f"--time={text} is beyond the {longest_s // 60} minutes of this partition, and the job "
+            f"would never start: ask for less (it is requeued, and goes on), or name another "
+            f"--partition."
+        )
 
 
 def batch_script() -> str:
