@@ -22,7 +22,12 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-ALL = sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "configs").rglob("*.y*ml"))
+# What describes a cluster is no training: tests/cluster/test_site.py loads it.
+ALL = sorted(
+    str(path.relative_to(REPOSITORY))
+    for path in (REPOSITORY / "configs").rglob("*.y*ml")
+    if path.parent.name != "cluster"
+)
 # A part of a configuration, laid over a whole one.
 OVERLAYS = [path for path in ALL if path.startswith(("configs/paper/data/", "configs/strategy/"))]
 CONFIGS = [path for path in ALL if path not in OVERLAYS]
