@@ -15,7 +15,7 @@ from resscale.errors import UserInputError
 
 POLL_S = 5.0
 # slurmctld is started anew, or its backup takes over.
-_PATIENCE_S = 300.0
+PATIENCE_S = 300.0
 
 
 class LogTail:
@@ -23,12 +23,11 @@ class LogTail:
 
     Args:
         path: the file; it need not be there yet.
-        from_end: pass over what stands in it now.
     """
 
-    def __init__(self, path: Path, *, from_end: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._offset = path.stat().st_size if from_end and path.exists() else 0
+        self._offset = 0
 
     def read(self) -> str:
         """Return the lines that are new and whole."""
@@ -83,6 +82,7 @@ def follow(
     run_dirs: Sequence[Path],
     say: Callable[[str], None],
     poll_s: float = POLL_S,
+    patience_s: float = PATIENCE_S,
 ) -> int:
     """Tell what becomes of a job until it is over; return its exit code.
 
@@ -92,6 +92,7 @@ def follow(
         run_dirs: whose epochs and accuracies are told.
         say: takes a line without its break.
         poll_s: how often SLURM and the files are looked at.
+        patience_s: how long SLURM may be silent.
 
     Raises:
         UserInputError: SLURM has not answered for minutes.
@@ -105,7 +106,7 @@ def follow(
             silent_since_s = None
         except UserInputError:
             silent_since_s = silent_since_s or time.monotonic()
-            if time.monotonic() - silent_since_s > _PATIENCE_S:
+            if time.monotonic() - silent_since_s > patience_s:
                 raise
             jobs = list(told.values())
         # A job's words stand behind its start and before its end.
