@@ -62,8 +62,8 @@ def run_runs(argv: list[str]) -> int:
     rows = [_row(run, folder, jobs) for run in runs]
     if options.json:
         for run, row in zip(runs, rows, strict=True):
-            facts = {**asdict(run), "path": str(run.path), "state": row[1], "restarts": row[-1]}
-            print(json.dumps(facts))
+            more = {"path": str(run.path), "state": row[1], "restarts": _restarts(run, jobs)}
+            print(json.dumps({**asdict(run), **more}))
         return 0
     print(_table(rows))
     if hint:
@@ -86,8 +86,6 @@ def _known_jobs() -> tuple[dict[str, JobInfo] | None, str | None]:
 
 def _row(run: RunFacts, folder: Path, jobs: dict[str, JobInfo] | None) -> tuple[str, ...]:
     name = run.path.name if run.path == folder else str(run.path.relative_to(folder))
-    job = find_job(jobs, run.job_id) if jobs is not None and run.job_id is not None else None
-    restarts = max(run.restarts, 0 if job is None else job.restarts)
     of = "" if run.epochs_planned is None else f"/{run.epochs_planned}"
     return (
         name,
@@ -96,8 +94,14 @@ def _row(run: RunFacts, folder: Path, jobs: dict[str, JobInfo] | None) -> tuple[
         _percent(run.top1),
         _percent(run.best_top1),
         run.job_id or "-",
-        str(restarts) if run.job_id else "-",
+        str(_restarts(run, jobs)) if run.job_id else "-",
     )
+
+
+def _restarts(run: RunFacts, jobs: dict[str, JobInfo] | None) -> int:
+    """Return how often the job was requeued; while it waits, SLURM knows of one more."""
+    job = find_job(jobs, run.job_id) if jobs is not None and run.job_id is not None else None
+    return run.restarts if job is None else max(run.restarts, job.restarts)
 
 
 def _percent(value: float | None) -> str:

@@ -133,7 +133,7 @@ def _check(
 
 def _explained(error: UserInputError, own: Sequence[str]) -> UserInputError:
     """Return the error with the run of the sweep it belongs to, or the option of submit meant."""
-    if found := re.match(r"'([^']+)' is not an option", str(error)):
+    if found := re.match(r"'([^'.]+)' is not an option", str(error)):
         known = submit_parser()._options()
         if hint := nearest(f"--{found[1]}", known):
             return UserInputError(f"--{found[1]} is no option of submit, nor of fit.{hint}")
