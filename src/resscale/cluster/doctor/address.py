@@ -48,6 +48,8 @@ def check_address(facts: AddressFacts, num_nodes: int, has_met: bool) -> list[Fi
             )
         ]
     known = f"{facts.name} is {', '.join(facts.addresses)}"
+    if facts.addresses == (facts.name,):
+        known = facts.name
     if facts.port is None:
         return [
             Finding(

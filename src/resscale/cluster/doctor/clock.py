@@ -80,7 +80,7 @@ def judge_clocks(offsets: Mapping[Rank, Offset]) -> list[Finding]:
     """Judge how far the clocks are apart.
 
     Args:
-        offsets: of one rank of each host.
+        offsets: of one rank of each host but rank 0's.
     """
     if not offsets:
         return []
@@ -105,7 +105,7 @@ def judge_clocks(offsets: Mapping[Rank, Offset]) -> list[Finding]:
         Finding(
             NAME,
             "ok",
-            f"{len(offsets)} hosts within {largest * 1e3:,.1f} ms (± {error * 1e3:,.1f} ms)",
+            f"{len(offsets) + 1} hosts within {largest * 1e3:,.1f} ms (± {error * 1e3:,.1f} ms)",
         )
     ]
 

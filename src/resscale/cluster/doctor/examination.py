@@ -81,13 +81,8 @@ def examine_together(
         roll = gathered.call_the_roll(options.timeout_s)
     except (UserInputError, DistError, RuntimeError, OSError) as error:
         result = look_around(here, options.is_wanted)
-        lost = Finding(
-            gathering.NAME,
-            "fail",
-            f"rank {me.number} on {me.host} has not found rank 0: {_first_line(error)}",
-            "see whether this node reaches rank 0's, and shares --runs_dir with it",
-        )
-        return merge({me: [*result.findings, *_judge_address(result, has_met=False), lost]})
+        own = [*result.findings, *_judge_address(result, has_met=False)]
+        return merge({me: [*own, _lost(me, error)]})
     result = look_around(here, options.is_wanted)
     is_whole = all(finding.level == "ok" for finding in roll)
     own = [*result.findings, *_judge_address(result, has_met=is_whole)]
@@ -249,5 +244,13 @@ def _gone(numbers: list[int]) -> Finding:
     )
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].rstrip(".")
+def _lost(me: Rank, error: Exception) -> Finding:
+    if isinstance(error, UserInputError):
+        return of_error(gathering.NAME, error)
+    said = str(error).partition("\n")[0].rstrip(".")
+    return Finding(
+        gathering.NAME,
+        "fail",
+        f"rank {me.number} on {me.host} has not found rank 0: {said}",
+        "see whether this node reaches rank 0's, and shares --runs_dir with it",
+    )

@@ -18,6 +18,7 @@ from torch.distributed import (  # type: ignore[attr-defined]
 )
 
 from resscale.cluster.doctor.finding import Finding, Rank, ranges
+from resscale.cluster.doctor.interfaces import own_connections
 from resscale.cluster.environment import SlurmJob
 from resscale.cluster.ranks import (
     HeldPort,
@@ -31,6 +32,8 @@ from resscale.cluster.ranks import (
 NAME = "meeting"
 _POLL_S = 0.1
 _ANSWER_TIMEOUT_S = 30.0
+# What Python takes to end with torch loaded, on a busy machine.
+_LEAVING_S = 15.0
 
 
 class Gathering:
@@ -189,7 +192,12 @@ def gather_srun(
         meeting = Meeting(main_address(job), held.number)
         store = _store(meeting, timeout_s, is_first=True)
         call_meeting(folder, job, meeting)
-        return Gathering(store, me, job.num_tasks, lambda: _forget(folder, job))
+
+        def close() -> None:
+            _forget(folder, job)
+            _stay_to_the_last()
+
+        return Gathering(store, me, job.num_tasks, close)
     meeting = join_meeting(folder, job, timeout_s)
     return Gathering(_store(meeting, timeout_s, is_first=False), me, job.num_tasks)
 
@@ -219,6 +227,14 @@ def _store(meeting: Meeting, timeout_s: float, *, is_first: bool) -> TCPStore:
         timeout=timedelta(seconds=timeout_s),
         wait_for_workers=False,
     )
+
+
+def _stay_to_the_last() -> None:
+    """Wait until the other ranks have left: SLURM kills those that outlive one with a bad code."""
+    deadline = time.monotonic() + _LEAVING_S
+    # Its own way to the store has two ends in this process.
+    while len(own_connections()) > 2 and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
 
 
 def _forget(folder: Path, job: SlurmJob) -> None:

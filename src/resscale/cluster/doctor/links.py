@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -23,7 +25,7 @@ from resscale.cluster.doctor.interfaces import addresses_here, interface_of, own
 NAME = "links"
 # Each node with so many others: a slow network card shows in the first few already.
 MOST_ROUNDS = 8
-_TIMEOUT_S = 30.0
+_TIMEOUT_S = 15.0
 _MIB = 1 << 20
 _SIZE_MIB = 8
 _LONGEST_S = 1.0
@@ -84,7 +86,8 @@ def measure_links(
 ) -> list[Link]:
     """Exchange with one member after the other; return the links of this one.
 
-    A member that does not come costs its partners the timeout, and nobody more.
+    All begin a round together: who has waited for a partner in vain would come too late for the
+    next one, and that link would seem to fail, too.
 
     Args:
         store: that all members share.
@@ -94,6 +97,7 @@ def measure_links(
     """
     links = []
     for number, round_ in enumerate(pairs(len(members))):
+        _begin_round(store, number, len(members), me, timeout_s)
         for a, b in round_:
             if me not in (a, b):
                 continue
@@ -101,7 +105,7 @@ def measure_links(
             try:
                 rate, latency, interface = _exchange(place, int(me == b), timeout_s)
             except RuntimeError as error:
-                fault = str(error).partition("\n")[0]
+                fault = _fault(error)
                 links.append(Link(members[a], members[b], fault=fault))
             else:
                 links.append(Link(members[a], members[b], rate, latency, interface))
@@ -130,20 +134,9 @@ def judge_links(links: Sequence[Link]) -> list[Finding]:
     ]
     if not whole:
         return findings
+    findings += _slow(whole)
     rates = [link.mib_per_s or 0.0 for link in whole]
     median = statistics.median_high(rates)
-    slow = {str(link): link for link in whole if (link.mib_per_s or 0.0) < _SLOW * median}
-    findings += [
-        Finding(
-            NAME,
-            "warn",
-            f"{name}: {link.mib_per_s:,.0f} MiB/s over {link.interface}, the median of "
-            f"{len(whole)} is {median:,.0f}",
-            "see to the cable, the switch and the speed of this interface (ethtool), or leave the "
-            f"host out (--exclude={_slower_end(link, whole)})",
-        )
-        for name, link in slow.items()
-    ]
     latency_s = statistics.median_high(link.latency_s for link in whole)
     over = ", ".join(sorted({link.interface for link in whole}))
     findings.append(
@@ -156,6 +149,19 @@ def judge_links(links: Sequence[Link]) -> list[Finding]:
         )
     )
     return findings
+
+
+def _begin_round(store: Store, number: int, count: int, me: int, timeout_s: float) -> None:
+    store.set(f"links/{number}/{me}", "")
+    others = [f"links/{number}/{member}" for member in range(count)]
+    # A member that is gone for good is not waited for longer than one that waits in vain.
+    with suppress(RuntimeError):
+        store.wait(others, timedelta(seconds=3 * timeout_s))
+
+
+def _fault(error: Exception) -> str:
+    """Return what gloo says, without the places in its source."""
+    return re.sub(r"\[/\S+\]\s*", "", str(error).partition("\n")[0])
 
 
 def _exchange(store: Store, me: int, timeout_s: float) -> tuple[float, float, str]:
@@ -194,13 +200,47 @@ def _timed(group: ProcessGroupGloo, data: torch.Tensor) -> float:
     return time.perf_counter() - started
 
 
-def _slower_end(link: Link, links: Sequence[Link]) -> str:
-    """Return the host of a link that is slow with its other partners too."""
+def _slow(links: Sequence[Link]) -> list[Finding]:
+    """Return a fault for each slow host, and for each slow link between two hosts that are not.
 
-    def best(host: str) -> float:
-        return max(one.mib_per_s or 0.0 for one in links if host in (one.a.host, one.b.host))
+    A host is judged by its best link: of three hosts, a slow one makes two of three links slow, and
+    then their median is slow too.
+    """
+    best: dict[str, float] = {}
+    for link in links:
+        for host in {link.a.host, link.b.host}:
+            best[host] = max(best.get(host, 0.0), link.mib_per_s or 0.0)
+    usual = statistics.median_high(best.values())
+    slow_hosts = [host for host, rate in best.items() if rate < _SLOW * usual]
+    cure = "see to the cable, the switch and the speed of the interface (ethtool)"
+    findings = [
+        Finding(
+            NAME,
+            "warn",
+            f"{host}: at most {best[host]:,.0f} MiB/s over {_interfaces(links, host)}, in the "
+            f"median hosts reach {usual:,.0f}",
+            f"{cure}, or leave the host out (--exclude={host})",
+        )
+        for host in slow_hosts
+    ]
+    others = {str(link): link for link in links if not {link.a.host, link.b.host} & {*slow_hosts}}
+    median = statistics.median_high(link.mib_per_s or 0.0 for link in others.values())
+    findings += [
+        Finding(
+            NAME,
+            "warn",
+            f"{name}: {link.mib_per_s:,.0f} MiB/s over {link.interface}, the median of "
+            f"{len(others)} is {median:,.0f}",
+            f"{cure} between the two",
+        )
+        for name, link in others.items()
+        if (link.mib_per_s or 0.0) < _SLOW * median
+    ]
+    return findings
 
-    return min((link.a.host, link.b.host), key=best)
+
+def _interfaces(links: Sequence[Link], host: str) -> str:
+    return ", ".join(sorted({one.interface for one in links if host in (one.a.host, one.b.host)}))
 
 
 def _end(rank: Rank, other: Rank) -> str:

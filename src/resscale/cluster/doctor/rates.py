@@ -63,12 +63,14 @@ def judge_rates(facts: Mapping[Rank, RateFacts], images: Images) -> list[Finding
         for text, remedy in dict.fromkeys(fault for f in facts.values() for fault in f.faults)
     ]
     findings += _uneven(facts)
-    both = [f for f in facts.values() if f.loader_per_s and f.step_per_s]
+    both = {rank: f for rank, f in facts.items() if f.loader_per_s and f.step_per_s}
     if not both:
         return findings
-    slowest = min(both, key=lambda f: (f.loader_per_s or 0) / (f.step_per_s or 1))
+    rank, slowest = min(
+        both.items(), key=lambda item: (item[1].loader_per_s or 0) / (item[1].step_per_s or 1)
+    )
     loader, step = slowest.loader_per_s or 0.0, slowest.step_per_s or 0.0
-    each = "" if len(facts) == 1 else f" in the slowest of {len(facts)} ranks"
+    each = f" on rank {rank.number}, the tightest of {len(facts)}" if len(facts) > 1 else ""
     if loader < step:
         findings.append(
             Finding(
@@ -83,8 +85,8 @@ def judge_rates(facts: Mapping[Rank, RateFacts], images: Images) -> list[Finding
         Finding(
             NAME,
             "ok",
-            f"{slowest.num_workers} workers read {loader:,.0f} images/s, the steps take "
-            f"{step:,.0f}{each}",
+            f"{_readers(slowest.num_workers)} {loader:,.0f} images/s, the steps take "
+            f"{step:,.0f} in passes of {slowest.step_rows}{each}",
         )
     ]
 
@@ -120,26 +122,26 @@ def remedy_of(facts: RateFacts, images: Images) -> str:
     return " or ".join(ways) + " would mend it"
 
 
+def _readers(count: int) -> str:
+    if count == 0:
+        return "the rank itself reads"
+    return "1 worker reads" if count == 1 else f"{count} workers read"
+
+
 def _uneven(facts: Mapping[Rank, RateFacts]) -> list[Finding]:
-    findings = []
-    for what, rates in (
-        ("reads", {rank: f.loader_per_s for rank, f in facts.items() if f.loader_per_s}),
-        ("steps", {rank: f.step_per_s for rank, f in facts.items() if f.step_per_s}),
-    ):
-        if len(rates) < 2:
-            continue
-        # Of two, the upper one: the lower is the slow one.
-        median = statistics.median_high(rates.values())
-        rank, rate = min(rates.items(), key=lambda item: item[1])
-        if rate < _SLOW * median:
-            findings.append(
-                Finding(
-                    NAME,
-                    "warn",
-                    f"rank {rank.number} on {rank.host} {what} {rate:,.0f} images/s, the median is "
-                    f"{median:,.0f}: all ranks wait for it",
-                    f"look for other work, heat or a slow disk on {rank.host}, or leave it out "
-                    f"(--exclude={rank.host})",
-                )
-            )
-    return findings
+    rates = {rank: f.step_per_s for rank, f in facts.items() if f.step_per_s}
+    if len(rates) < 2:
+        return []
+    # Of two, the upper one: the lower is the slow one.
+    median = statistics.median_high(rates.values())
+    return [
+        Finding(
+            NAME,
+            "warn",
+            f"rank {rank.number} on {rank.host} steps {rate:,.0f} images/s, the median is "
+            f"{median:,.0f}: all ranks wait for it",
+            f"look for other work or heat on {rank.host}, or leave it out (--exclude={rank.host})",
+        )
+        for rank, rate in rates.items()
+        if rate < _SLOW * median
+    ]

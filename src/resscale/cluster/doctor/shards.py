@@ -86,9 +86,10 @@ def probe_data(
         except UserInputError as error:
             faults.append(error)
             continue
+        unit = "shard" if len(manifest.shards) == 1 else "shards"
         described.append(
-            f"{split} {manifest.num_samples:,} samples in {len(manifest.shards):,} "
-            f"{'shard' if len(manifest.shards) == 1 else 'shards'} of {in_units(manifest.num_bytes)}"
+            f"{split} {manifest.num_samples:,} samples in {len(manifest.shards):,} {unit} of "
+            f"{in_units(manifest.num_bytes)}"
         )
         prints.append(f"{split} {manifest.fingerprint}")
         if split == "train":
