@@ -1,5 +1,7 @@
 """The arguments of `resscale submit`: its own, those of `fit`, and the cluster's."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,20 @@ def test_a_file_alone_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert split_arguments(["--help"]) == 0
     assert "resscale submit --nodes 4 --gpus-per-node 8" in capsys.readouterr().out
+
+
+def test_the_commands_that_are_shown_parse() -> None:
+    root = Path(__file__).resolve().parents[1]
+    page = (root / "slurm" / "README.md").read_text()
+    found = re.findall(r"^(?:eval \"\$\()?resscale submit (.*?)(?:\)\"|$)", _joined(page), re.M)
+    assert len(found) >= 5
+    for line in found:
+        parsed = split_arguments(shlex.split(line))
+        assert not isinstance(parsed, int)
+        for file in re.findall(r"configs/[\w/]+\.yaml", line):
+            assert (root / file).is_file()
+
+
+def _joined(text: str) -> str:
+    """A text with a shell's continued lines in one."""
+    return re.sub(r"\\\n\s*", "", text)

@@ -1,12 +1,15 @@
 """A cluster's settings: read, refused, and turned into sbatch's words and variables."""
 
+import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from resscale.cluster import site
 from resscale.cluster.site import (
     Site,
     job_environment,
@@ -118,3 +121,12 @@ def test_the_lines_for_a_shell_set_the_same_in_a_shell() -> None:
     )
     assert said.stdout == "a b|6|echo 'it is'|"
     assert text.splitlines()[-1] == f"# and give sbatch these: {shlex.quote('--mem=0')}"
+
+
+def test_every_setting_is_described() -> None:
+    page = (SHIPPED[0].parents[2] / "slurm" / "README.md").read_text()
+    cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    described = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    variables = {name for name in dir(site) if name.endswith("_VARIABLE")}
+    assert {field.name for field in fields(Site)} <= described
+    assert {getattr(site, name) for name in variables} - {site.CACHE_VARIABLE} <= described
