@@ -1,6 +1,7 @@
 """Which ends of a job lead back into the queue, and what the ledger says of it."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -85,12 +86,21 @@ def test_the_run_directory_is_the_one_that_the_arguments_name(tmp_path: Path) ->
 
 
 def test_without_a_name_the_run_directory_is_found_by_the_jobs_number(tmp_path: Path) -> None:
-    for name in ("demo-job7-abc123", "demo-job71-abc123", "demo-job5_7-abc123"):
+    for age, name in enumerate(("demo-job5_7-abc123", "demo-job7-abc123", "demo-job71-abc123")):
         (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (age, age))
     runs_dir = ["--runs_dir", str(tmp_path)]
     assert find_run_dir(runs_dir, "7") == tmp_path / "demo-job7-abc123"
     assert find_run_dir(runs_dir, "5_7") == tmp_path / "demo-job5_7-abc123"
     assert find_run_dir(runs_dir, "8") is None
+
+
+def test_of_runs_with_the_same_number_the_newest_is_meant(tmp_path: Path) -> None:
+    for age, name in enumerate(("b-job7-abc123", "c-job7-abc123", "a-job7-abc123")):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (age, age))
+    # A cluster that was set up anew counts from 1 again.
+    assert find_run_dir(["--runs_dir", str(tmp_path)], "7") == tmp_path / "a-job7-abc123"
 
 
 def test_outside_a_job_there_is_nothing_to_requeue(
@@ -114,6 +124,15 @@ def test_an_end_for_good_needs_no_slurm_and_stands_in_the_ledger(
         "event": "requeue", "code": 70, "step": 0, "job": "4711", "restart": 2,
         "requeued": False, "reason": "a guard ended the run",
     }  # fmt: skip
+
+
+def test_a_job_that_is_done_leaves_no_word_in_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    assert main(["0", "--run_dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "resscale: job 4711 ends: the run is done\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_job_that_cannot_be_requeued_says_why(

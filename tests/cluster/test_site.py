@@ -4,7 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +85,12 @@ def test_modules_are_loaded_before_the_commands_behind_them() -> None:
         "RESSCALE_SETUP": "module load cuda/12 gcc && source v/bin/activate",
         "RESSCALE_PYTHON": "python3",
     }
+
+
+@pytest.mark.parametrize("another", [Site(modules=("a",)), Site(setup=("a",)), Site(container="a")])
+def test_where_python_comes_from_the_site_it_is_found_there(another: Site) -> None:
+    assert job_environment(another)["RESSCALE_PYTHON"] == "python3"
+    assert job_environment(replace(another, python="py"))["RESSCALE_PYTHON"] == "py"
 
 
 def test_apptainer_stands_before_python_and_pyxis_among_sruns_options() -> None:

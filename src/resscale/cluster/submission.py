@@ -135,7 +135,7 @@ def parse_nodes(text: str, partition: str | None, gpu_type: str | None) -> list[
         if name.rstrip("*") != partition if partition is not None else not name.endswith("*"):
             continue
         # "gpu:8", "gpu:a100:8", "gpu:a100:8(S:0-1)", separated by commas.
-        found = re.findall(r"\bgpu:(?:([^:,()]+):)?(\d+)(?![\w:])", generic)
+        found = re.findall(r"\bgpu:(?:([^:,()]+):)?(\d+)", generic)
         gpus = sum(int(count) for kind, count in found if gpu_type in (None, kind))
         kinds.append(NodeKind(int(cpus.rstrip("+") or 0), gpus, parse_time(limit)))
     return kinds
