@@ -91,8 +91,8 @@ def probe_address(name: str) -> AddressFacts:
     """
     try:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    except OSError as error:
-        return AddressFacts(name, (), None, error.strerror or str(error))
+    except (OSError, UnicodeError) as error:
+        return AddressFacts(name, (), None, getattr(error, "strerror", None) or str(error))
     addresses = tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
     try:
         held = HeldPort()
@@ -108,4 +108,6 @@ def probe_address(name: str) -> AddressFacts:
                 pass
         except OSError as error:
             return AddressFacts(name, addresses, held.number, error.strerror or str(error))
+        finally:
+            held.close()
     return AddressFacts(name, addresses, held.number)

@@ -171,16 +171,13 @@ def judge_roll(missing: Sequence[int], world_size: int, timeout_s: float) -> lis
     ]
 
 
-def gather_srun(
-    job: SlurmJob, folder: Path, timeout_s: float, port: HeldPort | None = None
-) -> Gathering:
+def gather_srun(job: SlurmJob, folder: Path, timeout_s: float) -> Gathering:
     """Gather the tasks of one srun; they find each other as the ranks of `fit` do.
 
     Args:
         job: this job.
         folder: on a file system that all nodes share.
         timeout_s: how long to wait for rank 0.
-        port: for rank 0: where it keeps the store; None: any that is free.
 
     Raises:
         UserInputError: rank 0 has not spoken in this time.
@@ -188,12 +185,13 @@ def gather_srun(
     """
     me = Rank(job.rank, job.node_name)
     if job.rank == 0:
-        held = port or HeldPort()
+        held = HeldPort()
         meeting = Meeting(main_address(job), held.number)
         store = _store(meeting, timeout_s, is_first=True)
         call_meeting(folder, job, meeting)
 
         def close() -> None:
+            held.close()
             _forget(folder, job)
             _stay_to_the_last()
 

@@ -129,7 +129,7 @@ def probe_gpus() -> GpuFacts:
     memory = [torch.cuda.mem_get_info(number) for number in range(count)]
     return GpuFacts(
         built_for=torch.version.cuda,
-        driver=_read_driver(Path("/proc/driver/nvidia/version")),
+        driver=read_driver(Path("/proc/driver/nvidia/version")),
         num_devices=len(list(Path("/dev").glob("nvidia[0-9]*"))),
         visible=tuple(torch.cuda.get_device_name(number) for number in range(count)),
         capabilities=tuple(torch.cuda.get_device_capability(number) for number in range(count)),
@@ -139,7 +139,12 @@ def probe_gpus() -> GpuFacts:
     )
 
 
-def _read_driver(file: Path) -> str | None:
+def read_driver(file: Path) -> str | None:
+    """Return the version of the loaded driver; None where there is none.
+
+    Args:
+        file: the kernel module's own, /proc/driver/nvidia/version.
+    """
     if not file.is_file():
         return None
     found = re.search(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", file.read_text())

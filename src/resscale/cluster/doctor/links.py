@@ -67,11 +67,13 @@ def pairs(count: int, most_rounds: int = MOST_ROUNDS) -> list[list[tuple[int, in
         count: members, numbered from 0.
         most_rounds: leave out the later rounds.
     """
+    if count < 2:
+        return []
     ring: list[int | None] = [*range(count)]
     if count % 2:
         ring.append(None)
     rounds = []
-    for _ in range(min(most_rounds, max(0, len(ring) - 1))):
+    for _ in range(min(most_rounds, len(ring) - 1)):
         half = len(ring) // 2
         facing = zip(ring[:half], reversed(ring[half:]), strict=True)
         rounds.append(
