@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from rank_server import RankServer
+
 # Before torch is imported anywhere: several processes on two cores must not fight for them.
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -38,6 +40,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["RESSCALE_CACHE"]
     else:
         os.environ["RESSCALE_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def rank_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankServer]:
+    """A process that forks ranks: for runs whose start is not what is tested."""
+    server = RankServer(tmp_path_factory.mktemp("ranks"))
+    yield server
+    server.close()
 
 
 @pytest.fixture

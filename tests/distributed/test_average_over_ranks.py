@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from rank_server import RankServer
 
 COMMON = (
     "--config=configs/demo.yaml",
@@ -26,31 +24,17 @@ COMMON = (
     "--ema.decay=0.9",
     "--checkpoint.keep_last=9",
 )
-# Six processes with PyTorch, three of them with DeepSpeed, start one after the other.
 pytestmark = pytest.mark.timeout(600)
 
 # The legs of one run: what it goes on under, an epoch each.
 LEGS = ("ddp", "deepspeed_3", "deepspeed_2")
 
 
-def fit(repository: Path, run_dir: Path, *options: str) -> str:
-    """Train for 5 steps an epoch; return what all ranks said."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "resscale", "fit", f"--run_dir={run_dir}", *options],
-        cwd=repository,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
-    try:
-        said = process.communicate(timeout=240)[0]
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    assert process.returncode == 0, said
-    return said
+def fit(rank_server: RankServer, repository: Path, run_dir: Path, *options: str) -> str:
+    """Train for 5 steps an epoch; return what was said."""
+    ended = rank_server.run("fit", f"--run_dir={run_dir}", *options, cwd=repository)
+    assert ended.code == 0, ended.said
+    return ended.said
 
 
 def alone(epochs: int) -> tuple[str, ...]:
@@ -84,22 +68,26 @@ def ema_top1(run_dir: Path) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def one(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one(
+    rank_server: RankServer, repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A run of one process."""
     run_dir = tmp_path_factory.mktemp("one") / "run"
-    fit(repository, run_dir, *COMMON, *alone(len(LEGS) + 1))
+    fit(rank_server, repository, run_dir, *COMMON, *alone(len(LEGS) + 1))
     return run_dir
 
 
 @pytest.fixture(scope="module")
-def many(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def many(
+    rank_server: RankServer, repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The same run on two ranks, under one strategy after the other, and on one at the end."""
     run_dir = tmp_path_factory.mktemp("many") / "run"
-    said = fit(repository, run_dir, *COMMON, *together(LEGS[0], 1))
+    said = fit(rank_server, repository, run_dir, *COMMON, *together(LEGS[0], 1))
     assert "averaged weights: decay 0.9, reached at update 80" in said
     for epochs, strategy in enumerate(LEGS[1:], 2):
-        fit(repository, run_dir, "--ckpt_path=auto", *together(strategy, epochs))
-    fit(repository, run_dir, "--ckpt_path=auto", *alone(len(LEGS) + 1))
+        fit(rank_server, repository, run_dir, "--ckpt_path=auto", *together(strategy, epochs))
+    fit(rank_server, repository, run_dir, "--ckpt_path=auto", *alone(len(LEGS) + 1))
     return run_dir
 
 

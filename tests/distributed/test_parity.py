@@ -8,17 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 from parity import (
+    COMMON,
+    ROOT,
     STRATEGIES,
     VARIANTS,
     Outcome,
     compare,
+    load_outcome,
     loss_difference,
     strategy_arguments,
-    train,
 )
 
-# The single process comes first in a loaded machine's minutes: a run takes 6 to 10 s in quiet ones.
-pytestmark = pytest.mark.timeout(900)
+from rank_server import RankServer
+
+pytestmark = pytest.mark.timeout(600)
 
 # Relative. Sums of 4 gradients are rounded differently as (a + b) + (c + d); measured: 1.1e-7.
 FP32_LOSSES = 1e-5
@@ -32,8 +35,15 @@ BF16_LOSSES = 2e-2
 Runs = Callable[[str, str, str], Outcome]
 
 
+def train(rank_server: RankServer, run_dir: Path, *arguments: str) -> Outcome:
+    options = (*COMMON, "--data.num_workers=0", *arguments)
+    ended = rank_server.run("fit", f"--run_dir={run_dir}", *options, cwd=ROOT)
+    assert ended.code == 0, ended.said
+    return load_outcome(run_dir)
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def runs(rank_server: RankServer, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Train each case once, when it is first asked for."""
     folder = tmp_path_factory.mktemp("parity")
     done: dict[tuple[str, str, str], Outcome] = {}
@@ -42,6 +52,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         case = (strategy, precision, variant)
         if case not in done:
             done[case] = train(
+                rank_server,
                 folder / "-".join(case),
                 f"--trainer.precision={precision}",
                 *VARIANTS[variant],
@@ -105,11 +116,6 @@ def test_mixed_precision_leaves_weights_batchnorm_and_buffers_in_float32(
     assert all(torch.isfinite(torch.tensor(list(losses.values()))))
 
 
-def resume(tmp_path: Path, source: Path, *arguments: str) -> Outcome:
-    first_epoch = source / "checkpoints" / "epoch-0001-step-00000011.ckpt"
-    return train(tmp_path / "resumed", f"--ckpt_path={first_epoch}", *arguments)
-
-
 @pytest.mark.parametrize(
     ("before", "behind"),
     [
@@ -121,11 +127,17 @@ def resume(tmp_path: Path, source: Path, *arguments: str) -> Outcome:
     ids=["ddp to zero3", "zero3 on 2 to zero1 on 1", "zero1 to ddp", "zero2 on 2 to 1 process"],
 )
 def test_a_run_goes_on_under_another_strategy_and_number_of_ranks(
-    runs: Runs, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, before: str, behind: tuple
+    runs: Runs,
+    rank_server: RankServer,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    before: str,
+    behind: tuple[str, ...],
 ) -> None:
     whole = runs(before, "32-true", "sgd")
     source = next(tmp_path_factory.getbasetemp().glob(f"parity*/{before}-32-true-sgd"))
-    resumed = resume(tmp_path, source, *behind)
+    first_epoch = source / "checkpoints" / "epoch-0001-step-00000011.ckpt"
+    resumed = train(rank_server, tmp_path / "resumed", f"--ckpt_path={first_epoch}", *behind)
     assert sorted(resumed.losses) == list(range(12, 23))  # the second epoch's 11 steps
     assert loss_difference(whole, resumed, num_steps=22) < FP32_LOSSES
     found = compare(whole, resumed)

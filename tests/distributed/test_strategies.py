@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +12,8 @@ import pytest
 import torch
 from parity import Outcome, load_outcome, loss_difference, tensor_difference
 
-# 14 runs, most of two processes; a run takes 5 to 10 s on a quiet machine.
+from rank_server import RankServer
+
 pytestmark = pytest.mark.timeout(600)
 
 HERE = Path(__file__).parent
@@ -50,31 +48,23 @@ Fit = Callable[..., Watched]
 
 
 @pytest.fixture(scope="module")
-def fit(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Fit:
+def fit(rank_server: RankServer, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Fit:
     """Train by the real command; the same options train once."""
     folder = tmp_path_factory.mktemp("strategies")
     done: dict[tuple[str, ...], Watched] = {}
 
     def run(*options: str) -> Watched:
         if options not in done:
-            done[options] = train(repository, folder / str(len(done)), *options)
+            done[options] = train(rank_server, repository, folder / str(len(done)), *options)
         return done[options]
 
     return run
 
 
-def train(repository: Path, run_dir: Path, *options: str) -> Watched:
-    sought = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
-    ended = subprocess.run(
-        [sys.executable, "-m", "resscale", "fit", f"--run_dir={run_dir}", *COMMON, *options],
-        cwd=repository,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sought)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+def train(rank_server: RankServer, repository: Path, run_dir: Path, *options: str) -> Watched:
+    arguments = ("fit", f"--run_dir={run_dir}", *COMMON, *options)
+    ended = rank_server.run(*arguments, cwd=repository, environ={"PYTHONPATH": str(HERE)})
+    assert ended.code == 0, ended.said
     ranks = [json.loads(path.read_text()) for path in sorted(run_dir.glob("observed-*.json"))]
     summary = json.loads((run_dir / "summary.json").read_text())
     return Watched(load_outcome(run_dir), ranks, summary, run_dir)

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 import torch
-from parity import COMMON, Outcome, compare, load_outcome, train
+from parity import COMMON, ROOT, Outcome, compare, load_outcome
 
+from rank_server import RankServer
 from resscale.models import count_macs, create_model
 from resscale.training.checkpoint import load_checkpoint
 
@@ -41,6 +42,8 @@ LARS = ("--model.optimizer.name=lars", "--model.optimizer.lr=0.01")
 ZERO = "--trainer.strategy.class_path=resscale.training.zero.ZeRO"
 # Weights small enough to be kept whole between steps are all there are in this net, if allowed.
 EMPTIED = '--trainer.strategy.config={"zero_optimization":{"stage3_param_persistence_threshold":0}}'
+WITNESS = "--trainer.callbacks+=zero_witness.Witness"
+WITNESSED = {"PYTHONPATH": str(Path(__file__).parent)}
 LOSSES = 1e-5
 TENSORS = 1e-4
 
@@ -72,8 +75,15 @@ CASES: dict[str, tuple[int, tuple[str, ...], str]] = {
 Runs = Callable[[str], tuple[Path, Outcome]]
 
 
+def train(rank_server: RankServer, run_dir: Path, *arguments: str) -> Outcome:
+    options = (f"--run_dir={run_dir}", *COMMON, "--data.num_workers=0", *arguments)
+    ended = rank_server.run("fit", *options, cwd=ROOT, environ=WITNESSED)
+    assert ended.code == 0, ended.said
+    return load_outcome(run_dir)
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def runs(rank_server: RankServer, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Train each case once, when it is first asked for; return its folder and what it left."""
     folder = tmp_path_factory.mktemp("zero")
     done: dict[str, tuple[Path, Outcome]] = {}
@@ -83,15 +93,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
             ranks, arguments, _ = CASES[case]
             devices = () if ranks == 1 else (f"--trainer.devices={ranks}", WITNESS)
             run_dir = folder / case.replace(" ", "-")
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-                done[case] = run_dir, train(run_dir, *OPTIONS, *arguments, *devices)
+            done[case] = run_dir, train(rank_server, run_dir, *OPTIONS, *arguments, *devices)
         return done[case]
 
     return run
-
-
-WITNESS = "--trainer.callbacks+=zero_witness.Witness"
 
 
 def witnesses(run_dir: Path) -> list[dict[str, Any]]:
@@ -158,43 +163,39 @@ def test_the_cost_of_an_image_is_known_on_every_rank_of_zero_3(runs: Runs) -> No
 
 
 def test_two_ranks_of_zero_3_validate_and_predict_as_one_process_does(
-    runs: Runs,
-    tmp_path: Path,
-    repository: Path,
-    resscale: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    runs: Runs, rank_server: RankServer, tmp_path: Path, repository: Path
 ) -> None:
     run_dir, _ = runs("zero3 on 3")
-    # The run's saved configuration names the witness.
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     two = ("--trainer.strategy=deepspeed_3", "--trainer.devices=2")
     one = ("--trainer.strategy=auto", "--trainer.devices=1")
-    done = resscale("validate", f"--run_dir={run_dir}", *two, cwd=repository)
-    assert done.returncode == 0, done.stderr
+
+    def call(*arguments: str) -> str:
+        # The run's saved configuration names the witness.
+        ended = rank_server.run(*arguments, cwd=repository, environ=WITNESSED)
+        assert ended.code == 0, ended.said
+        return ended.said
+
+    said = call("validate", f"--run_dir={run_dir}", *two)
     expected = float(json.loads((run_dir / "summary.json").read_text())["val_top1"])
-    assert f"top-1 {expected:.2%}" in done.stdout
-    assert "360 of 360 unique" in done.stdout
+    assert f"top-1 {expected:.2%}" in said
+    assert "360 of 360 unique" in said
     tables = []
     for name, ranks in (("two", two), ("one", one)):
         table = tmp_path / f"{name}.csv"
-        done = resscale(
-            "predict",
-            f"--run_dir={run_dir}",
-            "--data.predict=builtin:digits/test",
-            f"--output={table}",
-            *ranks,
-            cwd=repository,
-        )
-        assert done.returncode == 0, done.stderr
+        images = "--data.predict=builtin:digits/test"
+        call("predict", f"--run_dir={run_dir}", images, f"--output={table}", *ranks)
         with table.open() as file:
             tables.append([{**row} for row in csv.DictReader(file)])
     assert len(tables[0]) == 360
     assert tables[0] == tables[1]
 
 
-def test_zero_3_begins_with_the_weights_of_a_file(runs: Runs, tmp_path: Path) -> None:
+def test_zero_3_begins_with_the_weights_of_a_file(
+    runs: Runs, rank_server: RankServer, tmp_path: Path
+) -> None:
     first = runs("single")[0] / "checkpoints" / "last.ckpt"
     still = train(
+        rank_server,
         tmp_path / "still",
         *OPTIONS,
         "--trainer.limit_train_batches=12",
@@ -213,7 +214,7 @@ def test_zero_3_begins_with_the_weights_of_a_file(runs: Runs, tmp_path: Path) ->
 
 
 def test_a_signal_ends_zero_1_with_75_and_the_run_goes_on_to_the_same_end(
-    runs: Runs, tmp_path: Path, repository: Path
+    runs: Runs, rank_server: RankServer, tmp_path: Path, repository: Path
 ) -> None:
     run_dir = tmp_path / "run"
     two = (*OPTIONS, "--trainer.strategy=deepspeed_1", "--trainer.devices=2")
@@ -238,7 +239,7 @@ def test_a_signal_ends_zero_1_with_75_and_the_run_goes_on_to_the_same_end(
     assert 3 <= stopped.checkpoint["global_step"] < 14
 
     whole = runs("single")[1]
-    resumed = train(run_dir, *two, "--ckpt_path=auto")
+    resumed = train(rank_server, run_dir, *two, "--ckpt_path=auto")
     assert sorted(resumed.losses) == list(range(1, 15))
     assert resumed.sample_hash == whole.sample_hash
     differences = compare(whole, resumed)
