@@ -40,6 +40,7 @@ def test_a_dry_run_shows_plan_command_and_script(
     assert run_submit([*arguments, "--partition", "gpu", "--trainer.max_epochs", "3"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("job: 2 nodes × 4 GPUs = 8 ranks, 12:00:00\nno SLURM here")
+    assert "trainer: num_nodes=2, devices=4, from SLURM's tasks\n" in said
     assert "8/rank × 8 ranks × 1 accum = 64 global" in said
     words = command_of(said)
     folder = words[-1]

@@ -6,23 +6,21 @@ torch is imported for the checks only, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resscale.cli_submit_arguments import site_of, split_arguments, submit_parser
+from resscale.cli_submit_send import Submission, refuse_queued, send
 from resscale.cluster.follow import LogTail, follow
-from resscale.cluster.job_record import JobRecord, read_job, write_job
+from resscale.cluster.job_record import JobRecord
 from resscale.cluster.site import Site, job_environment, shell_exports
-from resscale.cluster.slurm import call, explain_refusal, find_jobs
+from resscale.cluster.slurm import call
 from resscale.cluster.submission import (
     NodeKind,
     Shape,
@@ -32,7 +30,7 @@ from resscale.cluster.submission import (
     find_node_kinds,
     sbatch_command,
 )
-from resscale.cluster.sweep import SweepTask, plan_sweep, write_arguments
+from resscale.cluster.sweep import SweepTask, plan_sweep
 from resscale.errors import UserInputError, nearest
 from resscale.training.runid import choose_run_dir, refuse_used
 
@@ -41,29 +39,6 @@ if TYPE_CHECKING:
 
 _SWEEP_VARIABLE = "RESSCALE_SWEEP"
 _INTERRUPTED = 130
-
-
-@dataclass(frozen=True)
-class Submission:
-    """All that is sent.
-
-    Args:
-        folder: the run directory, or that of the sweep.
-        run_dirs: of each run.
-        tasks: of a sweep; empty without.
-        command: the words that submit it.
-        environment: the site's variables.
-        script: the text of the batch script.
-        record: what job.json will say, but for the job's number.
-    """
-
-    folder: Path
-    run_dirs: list[Path]
-    tasks: list[SweepTask]
-    command: list[str]
-    environment: dict[str, str]
-    script: str
-    record: JobRecord
 
 
 def run_submit(argv: list[str]) -> int:
@@ -91,7 +66,7 @@ def run_submit(argv: list[str]) -> int:
     if options.dry_run:
         print(f"\n--- {Path(submission.record.script).name} ---\n{submission.script}", end="")
         return 0
-    job_id = _send(submission)
+    job_id = send(submission)
     _tell(submission, job_id)
     return _watch(submission, job_id) if options.watch else 0
 
@@ -156,7 +131,7 @@ def _plan(
     )
     run_dirs = [folder / task.label for task in tasks] or [folder]
     for path in run_dirs:
-        _refuse_queued(path)
+        refuse_queued(path)
         if not first.resumes:
             refuse_used(path)
     environment = job_environment(site)
@@ -199,6 +174,7 @@ def _show(submission: Submission, shape: Shape, checked: list[Checked], hint: st
     print(f"job: {shape}, {submission.record.time_limit or 'the default time limit'}")
     if hint:
         print(hint)
+    print(f"trainer: num_nodes={shape.nodes}, devices={shape.tasks_per_node}, from SLURM's tasks")
     for line in checked[0].lines:
         print(line)
     if submission.tasks:
@@ -211,69 +187,8 @@ def _show(submission: Submission, shape: Shape, checked: list[Checked], hint: st
     print(f"command: {' '.join([*words, shlex.join(submission.command)])}", flush=True)
 
 
-def _send(submission: Submission) -> str:
-    """Submit, and write the record into each run directory; return the job's number.
-
-    Raises:
-        UserInputError: SLURM refuses; nothing is left of it.
-    """
-    is_new = not submission.folder.exists()
-    submission.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        Path(submission.record.script).write_text(submission.script)
-        for task, run_dir in zip(submission.tasks, submission.run_dirs, strict=False):
-            write_arguments(submission.folder, task, ["--run_dir", str(run_dir)])
-        answer = call(submission.command, environ={**os.environ, **submission.environment})
-        if answer.returncode:
-            raise UserInputError(_with_advice(answer))
-    except BaseException:
-        if is_new:
-            shutil.rmtree(submission.folder)
-        raise
-    # "1234", or "1234;cluster" where there are several.
-    job_id = answer.stdout.strip().partition(";")[0]
-    names = [f"{job_id}_{task.number}" for task in submission.tasks] or [job_id]
-    for run_dir, name in zip(submission.run_dirs, names, strict=True):
-        write_job(run_dir, replace(submission.record, job_id=name, log=_log(submission, name)))
-    return job_id
-
-
-def _with_advice(answer: subprocess.CompletedProcess[str]) -> str:
-    said = explain_refusal(answer)
-    advice = {
-        "partition": "`sinfo` lists the partitions.",
-        "account": "`sacctmgr show associations user=$USER` lists your accounts.",
-        "time limit": "`sinfo --format='%P %l'` lists the limits.",
-        "configuration is not available": "`sinfo --Node --format='%P %c %G'` lists the nodes.",
-    }
-    return " ".join([said, *(text for word, text in advice.items() if word in said.lower())])
-
-
-def _refuse_queued(run_dir: Path) -> None:
-    """Refuse a second job for a run that has one already.
-
-    Raises:
-        UserInputError: it waits or trains.
-    """
-    before = read_job(run_dir)
-    if before is None or shutil.which("scontrol") is None:
-        return
-    for job in find_jobs(before.job_id):
-        if not job.is_over:
-            raise UserInputError(
-                f"job {job.job_id} ({job.state}) is there for {run_dir} already: wait for its "
-                f"end, or `scancel {job.job_id}` first."
-            )
-
-
-def _log(submission: Submission, name: str) -> str:
-    job_id, _, task = name.partition("_")
-    pattern = submission.record.log
-    return pattern.replace("%A", job_id).replace("%a", task).replace("%j", job_id)
-
-
 def _tell(submission: Submission, job_id: str) -> None:
-    log = _log(submission, job_id)
+    log = submission.log_of(job_id)
     print(f"submitted job {job_id}")
     if submission.tasks:
         log = str(submission.folder / f"slurm-{job_id}_0.out")
@@ -284,7 +199,7 @@ def _tell(submission: Submission, job_id: str) -> None:
 
 
 def _watch(submission: Submission, job_id: str) -> int:
-    tail = None if submission.tasks else LogTail(Path(_log(submission, job_id)))
+    tail = None if submission.tasks else LogTail(Path(submission.log_of(job_id)))
 
     def say(text: str) -> None:
         print(text, flush=True)

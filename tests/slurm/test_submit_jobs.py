@@ -103,7 +103,9 @@ def test_a_job_in_the_queue_is_left_alone_by_ctrl_c_and_by_a_second_submission(
     )
     assert f"job {first} (PENDING) is there for runs/a already" in said
     # Nothing is left of what SLURM has refused.
-    assert "sbatch refuses: Batch job submission failed: Invalid feature specification." in said
+    assert (
+        "sbatch refuses: Batch job submission failed: Invalid feature specification. `sinfo" in said
+    )
     assert sorted(os.listdir(tmp_path / "runs")) == ["a", "c"]  # noqa: PTH208 - names are enough
     assert f"job {second} goes on; cancel it with:  scancel {second}" in said
     assert said.endswith("submit ended with 130\n")
