@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 from resscale.cli_data_arguments import Parser, parse
 from resscale.cluster.run_state import RunFacts, find_job, find_run_dirs, read_run, state_of
-from resscale.cluster.slurm import JobInfo, call, explain_refusal, parse_jobs
+from resscale.cluster.slurm import JobInfo, SlurmUnavailable, find_jobs
 from resscale.errors import UserInputError, nearest
 
 _EXAMPLES = """examples:
@@ -73,15 +72,10 @@ def run_runs(argv: list[str]) -> int:
 
 def _known_jobs() -> tuple[dict[str, JobInfo] | None, str | None]:
     """Return all jobs that slurmctld knows, and what to say where it cannot be asked."""
-    if shutil.which("scontrol") is None:
-        return None, "no SLURM here: whether the jobs are still there is not known"
     try:
-        answer = call(["scontrol", "show", "job", "-o"])
-    except UserInputError as error:
-        return None, str(error)
-    if answer.returncode:
-        return None, explain_refusal(answer)
-    return {job.job_id: job for job in parse_jobs(answer.stdout)}, None
+        return {job.job_id: job for job in find_jobs()}, None
+    except SlurmUnavailable as error:
+        return None, f"whether the jobs are still there is not known: {error}"
 
 
 def _row(run: RunFacts, folder: Path, jobs: dict[str, JobInfo] | None) -> tuple[str, ...]:

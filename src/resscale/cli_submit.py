@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from resscale.cli_submit_send import Submission, refuse_queued, send
 from resscale.cluster.follow import LogTail, follow
 from resscale.cluster.job_record import JobRecord
 from resscale.cluster.site import Site, job_environment, shell_exports
-from resscale.cluster.slurm import call
+from resscale.cluster.slurm import SlurmUnavailable, call
 from resscale.cluster.submission import (
     NodeKind,
     Shape,
@@ -75,10 +74,12 @@ def _shape(options: argparse.Namespace, site: Site) -> tuple[Shape, str | None]:
     """Return the job's shape, and what is not known of it."""
     hint: str | None = None
     kinds: list[NodeKind] = []
-    if options.dry_run and shutil.which("sinfo") is None:
-        hint = "no SLURM here: whether a node has so many GPUs and CPUs is not known"
-    else:
+    try:
         kinds = find_node_kinds(site.partition, site.gpu_type)
+    except SlurmUnavailable:
+        if not options.dry_run:
+            raise
+        hint = "no SLURM here: whether a node has so many GPUs and CPUs is not known"
     if options.time is not None:
         check_time(options.time, kinds)
     shape = derive_shape(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from resscale.cluster.job_record import JobRecord, read_job, write_job
-from resscale.cluster.slurm import call, explain_refusal, find_jobs
+from resscale.cluster.slurm import SlurmUnavailable, call, explain_refusal, find_jobs
 from resscale.cluster.sweep import SweepTask, write_arguments
 from resscale.errors import UserInputError
 
@@ -91,9 +91,12 @@ def refuse_queued(run_dir: Path) -> None:
         UserInputError: it waits or trains.
     """
     before = read_job(run_dir)
-    if before is None or shutil.which("scontrol") is None:
+    try:
+        jobs = [] if before is None else find_jobs(before.job_id)
+    except SlurmUnavailable:
+        # Then nothing can be sent either; a dry run is not held up.
         return
-    for job in find_jobs(before.job_id):
+    for job in jobs:
         if not job.is_over:
             raise UserInputError(
                 f"job {job.job_id} ({job.state}) is there for {run_dir} already: wait for its "

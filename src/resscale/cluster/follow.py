@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from resscale.cluster.run_state import read_run
-from resscale.cluster.slurm import JobInfo, find_jobs
-from resscale.errors import UserInputError
+from resscale.cluster.slurm import JobInfo, SlurmUnavailable, find_jobs
 
 POLL_S = 5.0
 # slurmctld is started anew, or its backup takes over.
@@ -95,7 +94,7 @@ def follow(
         patience_s: how long SLURM may be silent.
 
     Raises:
-        UserInputError: SLURM has not answered for minutes.
+        SlurmUnavailable: SLURM has not answered for minutes.
     """
     told: dict[str, JobInfo] = {}
     progress: dict[Path, str] = {}
@@ -104,7 +103,7 @@ def follow(
         try:
             jobs = find_jobs(job_id)
             silent_since_s = None
-        except UserInputError:
+        except SlurmUnavailable:
             silent_since_s = silent_since_s or time.monotonic()
             if time.monotonic() - silent_since_s > patience_s:
                 raise

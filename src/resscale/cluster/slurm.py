@@ -22,6 +22,10 @@ _UNDER_WAY = frozenset(
 )  # fmt: skip
 
 
+class SlurmUnavailable(UserInputError):
+    """SLURM's commands are not there, or slurmctld does not answer."""
+
+
 @dataclass(frozen=True)
 class JobInfo:
     """A job as slurmctld describes it.
@@ -54,21 +58,21 @@ class JobInfo:
         return self.state not in _UNDER_WAY
 
 
-def find_jobs(job_id: str) -> list[JobInfo]:
+def find_jobs(job_id: str | None = None) -> list[JobInfo]:
     """Ask slurmctld about a job, or about all tasks of an array; nothing where it knows none.
 
     Args:
-        job_id: as SLURM's commands take it.
+        job_id: as SLURM's commands take it; None: all jobs.
 
     Raises:
-        UserInputError: there is no SLURM here, or slurmctld does not answer.
+        SlurmUnavailable: there is no SLURM here, or slurmctld does not answer.
     """
-    answer = call(["scontrol", "show", "job", "-o", job_id])
+    answer = call(["scontrol", "show", "job", "-o", *([job_id] if job_id else [])])
     if answer.returncode == 0:
         return parse_jobs(answer.stdout)
     if "Invalid job id" in answer.stderr:
         return []
-    raise UserInputError(explain_refusal(answer))
+    raise SlurmUnavailable(explain_refusal(answer))
 
 
 def parse_jobs(text: str) -> list[JobInfo]:
@@ -104,10 +108,10 @@ def call(
         environ: its environment; None: this process's own.
 
     Raises:
-        UserInputError: the command is not there, or slurmctld does not answer in time.
+        SlurmUnavailable: the command is not there, or slurmctld does not answer in time.
     """
     if shutil.which(command[0]) is None:
-        raise UserInputError(
+        raise SlurmUnavailable(
             f"there is no {command[0]} on this machine: run this on a login node of the cluster, "
             f"or install SLURM's client commands."
         )
@@ -122,7 +126,7 @@ def call(
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise UserInputError(
+        raise SlurmUnavailable(
             f"`{command[0]}` has had no answer for {_ANSWER_TIMEOUT_S:g} s: see whether slurmctld "
             f"is up with `scontrol ping`, and try again."
         ) from None

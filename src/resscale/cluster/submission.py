@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from resscale.cluster.site import Site, sbatch_flags
-from resscale.cluster.slurm import call, parse_time
+from resscale.cluster.slurm import SlurmUnavailable, call, explain_refusal, parse_time
 from resscale.errors import UserInputError
 
 # A job is told to save one to two minutes before its limit, and starting takes about as long.
@@ -108,11 +108,14 @@ def find_node_kinds(partition: str | None, gpu_type: str | None) -> list[NodeKin
         gpu_type: which GPUs count; None: all.
 
     Raises:
-        UserInputError: there is no SLURM here, it does not answer, or has no such partition.
+        SlurmUnavailable: there is no SLURM here, or it does not answer.
+        UserInputError: it has no such partition.
     """
     answer = call(["sinfo", "--noheader", "--Node", "--format=%P|%l|%c|%G"])
+    if answer.returncode:
+        raise SlurmUnavailable(explain_refusal(answer))
     kinds = parse_nodes(answer.stdout, partition, gpu_type)
-    if not kinds and partition is not None and answer.returncode == 0:
+    if not kinds and partition is not None:
         names = {line.partition("|")[0].rstrip("*") for line in answer.stdout.splitlines()}
         raise UserInputError(
             f"--partition={partition} is not one of SLURM's: {', '.join(sorted(names))}."
