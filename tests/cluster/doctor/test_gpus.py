@@ -21,7 +21,7 @@ H100 = GpuFacts(
     visible=("NVIDIA H100", "NVIDIA H100"),
     capabilities=((9, 0), (9, 0)),
     architectures=("sm_80", "sm_90"),
-    free_share=(0.99, 0.99),
+    free_share=((0, 0.99), (1, 0.99)),
 )
 NONE = GpuFacts(built_for=None)
 
@@ -73,7 +73,7 @@ def test_asking_for_gpus_where_there_are_none_fails() -> None:
 
 
 def test_memory_that_others_hold_is_warned_of() -> None:
-    (found,) = check_devices(dataclasses.replace(H100, free_share=(0.99, 0.4)), "auto")
+    (found,) = check_devices(dataclasses.replace(H100, free_share=((1, 0.4),)), "auto")
     assert (found.level, found.text) == ("warn", "other processes hold memory: 60% of GPU 1")
 
 

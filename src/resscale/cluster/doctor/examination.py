@@ -122,7 +122,7 @@ def measure_rates(
         seconds: for each.
     """
     share = Share(rank, result.placement.world_size, result.num_workers)
-    device = _device(prepared, rank, result.placement.per_node)
+    device = _device(prepared, result.local_rank)
     faults: list[tuple[str, str]] = []
     loader_per_s = step = None
     try:
@@ -228,11 +228,11 @@ def _judge_address(result: LocalResult, *, has_met: bool) -> list[Finding]:
     return check_address(result.address, result.placement.num_nodes, has_met)
 
 
-def _device(prepared: Prepared, rank: int, per_node: int) -> torch.device:
+def _device(prepared: Prepared, local_rank: int) -> torch.device:
     kind = device_type(prepared.accelerator)
     if kind != "cuda":
         return torch.device(kind)
-    return torch.device(kind, rank % per_node % torch.cuda.device_count())
+    return torch.device(kind, local_rank % torch.cuda.device_count())
 
 
 def _gone(numbers: list[int]) -> Finding:

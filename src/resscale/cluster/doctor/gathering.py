@@ -188,10 +188,11 @@ def gather_srun(job: SlurmJob, folder: Path, timeout_s: float) -> Gathering:
         held = HeldPort()
         meeting = Meeting(main_address(job), held.number)
         store = _store(meeting, timeout_s, is_first=True)
+        # The store listens there now.
+        held.close()
         call_meeting(folder, job, meeting)
 
         def close() -> None:
-            held.close()
             _forget(folder, job)
             _stay_to_the_last()
 

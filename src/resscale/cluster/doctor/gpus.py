@@ -29,7 +29,8 @@ class GpuFacts:
         visible: names of the GPUs that torch can use.
         capabilities: compute capability of each.
         architectures: that this torch has code for, such as "sm_90" or "compute_90".
-        free_share: share of each GPU's memory that is free.
+        free_share: `(number, share of its memory that is free)` of the GPUs that nobody else of
+            this run is to use.
         why_not: what CUDA said where torch sees none.
     """
 
@@ -39,7 +40,7 @@ class GpuFacts:
     visible: tuple[str, ...] = ()
     capabilities: tuple[tuple[int, int], ...] = ()
     architectures: tuple[str, ...] = ()
-    free_share: tuple[float, ...] = ()
+    free_share: tuple[tuple[int, float], ...] = ()
     why_not: str = ""
 
 
@@ -67,9 +68,9 @@ def check_devices(facts: GpuFacts, accelerator: str) -> list[Finding]:
                     "install a torch build for this GPU",
                 )
             )
-    taken = [n for n, free in enumerate(facts.free_share) if free < 1 - _TAKEN]
+    taken = [(number, 1 - free) for number, free in facts.free_share if free < 1 - _TAKEN]
     if taken:
-        shares = ", ".join(f"{1 - facts.free_share[n]:.0%} of GPU {n}" for n in taken)
+        shares = ", ".join(f"{share:.0%} of GPU {number}" for number, share in taken)
         faults.append(
             Finding(
                 NAME,
@@ -117,8 +118,13 @@ def has_code_for(capability: tuple[int, int], architectures: tuple[str, ...]) ->
     return False
 
 
-def probe_gpus() -> GpuFacts:
-    """Look at this process's GPUs."""
+def probe_gpus(local_rank: int | None = None) -> GpuFacts:
+    """Look at this process's GPUs.
+
+    Args:
+        local_rank: number of this process among the ranks of its node; None where it is alone.
+            Looking at a GPU's memory takes some of it, so each rank looks at its own.
+    """
     why_not = ""
     if torch.version.cuda is not None and not torch.cuda.is_available():
         try:
@@ -126,7 +132,8 @@ def probe_gpus() -> GpuFacts:
         except RuntimeError as error:
             why_not = str(error).partition("\n")[0]
     count = torch.cuda.device_count()
-    memory = [torch.cuda.mem_get_info(number) for number in range(count)]
+    own = range(count) if local_rank is None or not count else [local_rank % count]
+    memory = [(number, torch.cuda.mem_get_info(number)) for number in own]
     return GpuFacts(
         built_for=torch.version.cuda,
         driver=read_driver(Path("/proc/driver/nvidia/version")),
@@ -134,7 +141,7 @@ def probe_gpus() -> GpuFacts:
         visible=tuple(torch.cuda.get_device_name(number) for number in range(count)),
         capabilities=tuple(torch.cuda.get_device_capability(number) for number in range(count)),
         architectures=tuple(torch.cuda.get_arch_list()),
-        free_share=tuple(free / total for free, total in memory),
+        free_share=tuple((number, free / total) for number, (free, total) in memory),
         why_not=why_not,
     )
 

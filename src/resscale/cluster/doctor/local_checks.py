@@ -44,6 +44,12 @@ class Surroundings:
     folder: Path
     prepared: Prepared | None = None
 
+    @property
+    def local_rank(self) -> int:
+        """Number of this rank on its node; under torchrun to be taken modulo its GPUs."""
+        job = self.launch.srun
+        return self.launch.rank if job is None else job.local_rank
+
 
 @dataclass
 class LocalResult:
@@ -55,6 +61,7 @@ class LocalResult:
         placement: the ranks.
         num_workers: reading processes that a rank will have.
         cpus: that a rank can count on.
+        local_rank: see `Surroundings`.
         address: to be judged when ranks have met, or have not.
         data_is_well: shards can be read and fit the ranks.
     """
@@ -62,6 +69,7 @@ class LocalResult:
     placement: Placement
     num_workers: int
     cpus: int
+    local_rank: int = 0
     findings: list[Finding] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
     address: address.AddressFacts | None = None
@@ -78,15 +86,15 @@ def look_around(here: Surroundings, is_wanted: Callable[[str], bool]) -> LocalRe
     launch, prepared = here.launch, here.prepared
     accelerator = "auto" if prepared is None else prepared.accelerator
     asked = (1, "auto") if prepared is None else (prepared.num_nodes, prepared.devices)
-    gpu_facts = gpus.probe_gpus()
+    job = launch.slurm
+    gpu_facts = gpus.probe_gpus(here.local_rank if here.world_size > 1 else None)
     visible = 0 if accelerator == "cpu" else len(gpu_facts.visible)
     ranks = placement.find_placement(launch, here.world_size, *asked, visible)
     cpu_facts = cpus.probe_cpus()
-    job = launch.slurm
     per_task = None if job is None else job.cpus_per_task or 1
     share = cpus.cpus_per_rank(cpu_facts, ranks.per_node, per_task)
     workers = 0 if prepared is None else prepared.num_workers(cpu_facts.allowed, ranks.per_node)
-    result = LocalResult(ranks, workers, share)
+    result = LocalResult(ranks, workers, share, here.local_rank)
     add = result.findings.extend
     if is_wanted(versions.NAME):
         installed = versions.installed_versions()
