@@ -15,7 +15,7 @@ import string
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import processes
@@ -136,14 +136,19 @@ class SlurmCluster:
         path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
         return {**os.environ, "SLURM_CONF": str(self.conf), "PATH": path}
 
-    def run(self, *command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self,
+        *command: str,
+        cwd: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command on the head node; its words and its code are the caller's."""
         cwd = Path.cwd() if cwd is None else cwd
         return subprocess.run(
             [*self._enter("head"), f"--wd={cwd}", "--", *command],
             capture_output=True,
             text=True,
-            env=self.environment,
+            env={**self.environment, **(variables or {})},
             check=False,
         )
 
@@ -152,9 +157,15 @@ class SlurmCluster:
         done = self.run(*command)
         return done.stdout + done.stderr
 
-    def submit(self, *words: str | Path, cwd: Path | None = None) -> str:
+    def submit(
+        self,
+        *words: str | Path,
+        cwd: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> str:
         """Send a job by sbatch and return its id."""
-        done = self.run("sbatch", "--parsable", *map(str, words), cwd=cwd)
+        words = ("sbatch", "--parsable", *words)
+        done = self.run(*map(str, words), cwd=cwd, variables=variables)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -190,6 +201,8 @@ class SlurmCluster:
         """
         deadline = time.monotonic() + timeout_s
         while not is_true():
+            if self._room is None:
+                raise TimeoutError(f"no {what}: the cluster was stopped")
             if time.monotonic() > deadline:
                 log = self.folder / "slurmctld.log"
                 tail = log.read_text().splitlines()[-20:] if log.exists() else []
@@ -205,7 +218,8 @@ class SlurmCluster:
 
     def ranks(self, job: str) -> dict[int, int]:
         """The process ids of a job's ranks, by rank; reading processes are not among them."""
-        sought = {"SLURM_JOB_ID": job, "SLURM_CONF": str(self.conf)}
+        # An array's task, "1230_4", has a number of its own too.
+        sought = {"SLURM_JOB_ID": self.facts(job)["JobId"], "SLURM_CONF": str(self.conf)}
         found = {
             pid: environment["SLURM_PROCID"]
             for pid in processes.with_environment(**sought)
