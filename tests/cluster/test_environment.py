@@ -132,6 +132,12 @@ def test_torchrun_in_a_job_of_slurm_is_torchrun() -> None:
     assert launch.slurm is not None
 
 
+def test_ranks_that_torchrun_starts_anew_are_a_restart() -> None:
+    environ = {"TORCHELASTIC_RUN_ID": "abc", "RANK": "0", "TORCHELASTIC_RESTART_COUNT": "1"}
+    assert read_launch(environ).is_restart
+    assert not read_launch({**environ, "TORCHELASTIC_RESTART_COUNT": "0"}).is_restart
+
+
 def test_torchrun_without_a_run_id_is_refused_with_the_remedy() -> None:
     with pytest.raises(UserInputError, match=r"add --rdzv-id NAME or --standalone to torchrun"):
         read_launch({"TORCHELASTIC_RUN_ID": "none", "RANK": "0"})

@@ -8,13 +8,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from resscale.training.batchnorm import StepStatistics, average_batchnorm_statistics
+from resscale.training.batchnorm import (
+    StepStatistics,
+    average_batchnorm_statistics,
+    gather_rank_statistics,
+    restore_rank_statistics,
+)
 
 # Two BatchNorms, one of them without statistics; each rank's start from its own number.
 AVERAGE = """
 import json, sys, torch
 from torch import distributed, nn
-from resscale.training.batchnorm import average_batchnorm_statistics
+from resscale.training.batchnorm import (
+    average_batchnorm_statistics, gather_rank_statistics, restore_rank_statistics
+)
 folder, rank = sys.argv[1], int(sys.argv[2])
 distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
 first, second = nn.BatchNorm2d(2), nn.BatchNorm1d(3)
@@ -25,7 +32,17 @@ first.running_var.copy_(torch.tensor([4.0, 8.0]) * (rank + 1))
 second.running_mean.fill_(10.0 * rank)
 second.num_batches_tracked.fill_(5)
 linear.weight.data.fill_(float(rank))
-average_batchnorm_statistics(nn.Sequential(first, bare, nn.Sequential(second, linear)))
+net = nn.Sequential(first, bare, nn.Sequential(second, linear))
+before = [first.running_mean.clone(), second.running_mean.clone()]
+table = gather_rank_statistics(net)
+average_batchnorm_statistics(net)
+averaged = [first.running_mean.clone(), second.running_mean.clone()]
+restore_rank_statistics(net, table, rank, 2)
+restored = [first.running_mean.clone(), second.running_mean.clone()]
+assert all(torch.equal(*pair) for pair in zip(before, restored)), restored
+restore_rank_statistics(net, table, rank, 3)  # on another number of ranks: the average stays
+average_batchnorm_statistics(net)
+assert all(torch.equal(*pair) for pair in zip(averaged, [first.running_mean, second.running_mean]))
 average_batchnorm_statistics(linear)  # nothing to average: no collective, no error
 print(json.dumps({
     "first": [first.running_mean.tolist(), first.running_var.tolist()],
@@ -57,6 +74,7 @@ def test_a_process_alone_keeps_its_statistics() -> None:
     layer = nn.BatchNorm2d(2)
     layer(torch.rand(4, 2, 3, 3))
     before = {name: value.clone() for name, value in layer.state_dict().items()}
+    assert gather_rank_statistics(layer) is None
     average_batchnorm_statistics(layer)
     for name, value in layer.state_dict().items():
         assert torch.equal(value, before[name])
@@ -109,3 +127,13 @@ def test_a_net_without_batchnorm_can_accumulate() -> None:
     for number in range(2):
         statistics.before_forward(number, 2)
         statistics.after_forward(number, 2)
+
+
+def test_ranks_statistics_of_another_number_of_ranks_are_left_alone() -> None:
+    layer = nn.BatchNorm2d(2)
+    table = torch.full((2, 4), 7.0)  # 2 ranks; 2 means and 2 variances
+    restore_rank_statistics(layer, table, rank=0, world_size=1)
+    assert layer.running_mean is not None
+    assert layer.running_mean.tolist() == [0.0, 0.0]
+    restore_rank_statistics(layer, table, rank=1, world_size=2)
+    assert layer.running_mean.tolist() == [7.0, 7.0]

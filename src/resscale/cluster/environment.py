@@ -83,6 +83,7 @@ class Launch:
         run_dir: the run directory that rank 0 chose, in a rank that it started.
         launcher: what has started each rank; None: rank 0 starts the others of this machine.
         slurm: the job, inside one.
+        restart_count: how often SLURM has requeued the job, or torchrun has started its ranks anew.
     """
 
     rank: int
@@ -90,6 +91,7 @@ class Launch:
     run_dir: str | None
     launcher: Literal["srun", "torchrun"] | None = None
     slurm: SlurmJob | None = None
+    restart_count: int = 0
 
     @property
     def is_first(self) -> bool:
@@ -103,8 +105,8 @@ class Launch:
 
     @property
     def is_restart(self) -> bool:
-        """SLURM has requeued the job: it goes on with what it has begun."""
-        return self.slurm is not None and self.slurm.restart_count > 0
+        """SLURM or torchrun has started the job anew: it goes on with what it has begun."""
+        return self.restart_count > 0
 
     def check_started(self, argv: Sequence[str]) -> None:
         """Refuse to train alone what SLURM has several tasks for: a forgotten srun.
@@ -145,6 +147,7 @@ def read_launch(environ: Mapping[str, str] = os.environ) -> Launch:
         UserInputError: torchrun gave its ranks no run id, so they could not agree on a directory.
     """
     slurm = read_slurm(environ)
+    restarts = 0 if slurm is None else slurm.restart_count
     run_dir = environ.get(RUN_DIR_VARIABLE)
     if "TORCHELASTIC_RUN_ID" in environ:
         job = environ["TORCHELASTIC_RUN_ID"]
@@ -154,13 +157,15 @@ def read_launch(environ: Mapping[str, str] = os.environ) -> Launch:
                 "directory; add --rdzv-id NAME or --standalone to torchrun, or set "
                 f"{RUN_DIR_VARIABLE}."
             )
-        return Launch(int(environ.get("RANK", "0")), job, run_dir, "torchrun", slurm)
+        restarts += int(environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        return Launch(int(environ.get("RANK", "0")), job, run_dir, "torchrun", slurm, restarts)
     if slurm is not None and slurm.starts_ranks:
-        return Launch(slurm.rank, f"job{slurm.job_id}", None, "srun", slurm)
+        return Launch(slurm.rank, f"job{slurm.job_id}", None, "srun", slurm, restarts)
     rank = int(environ.get("LOCAL_RANK", "0"))
     if rank:
-        return Launch(rank, None, run_dir, None, slurm)
-    return Launch(0, None if slurm is None else f"job{slurm.job_id}", None, None, slurm)
+        return Launch(rank, None, run_dir, None, slurm, restarts)
+    job_id = None if slurm is None else f"job{slurm.job_id}"
+    return Launch(0, job_id, None, None, slurm, restarts)
 
 
 def read_slurm(environ: Mapping[str, str] = os.environ) -> SlurmJob | None:

@@ -31,6 +31,53 @@ def average_batchnorm_statistics(module: nn.Module) -> None:
         start += tensor.numel()
 
 
+# More than this is not worth a checkpoint's while: rounding apart, the average says as much.
+_LARGEST_TABLE_BYTES = 64 << 20
+
+
+def gather_rank_statistics(module: nn.Module) -> Tensor | None:
+    """Return each rank's own running statistics, float32 (ranks, values), on the CPU.
+
+    A run that is stopped between two averages goes on from them as if it had not been stopped:
+    from the average it would, up to rounding. To be called by every rank, before the average.
+
+    Args:
+        module: its BatchNorm layers are meant.
+
+    Returns:
+        None where there is one rank, or so many that the table would be large.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return None
+    statistics, ranks = _running_statistics(module), distributed.get_world_size()
+    num_bytes = 4 * ranks * sum(tensor.numel() for tensor in statistics)
+    if not statistics or ranks == 1 or num_bytes > _LARGEST_TABLE_BYTES:
+        return None
+    own = torch.cat([tensor.flatten() for tensor in statistics])
+    rows = [torch.empty_like(own) for _ in range(ranks)]
+    distributed.all_gather(rows, own)
+    return torch.stack(rows).cpu()
+
+
+def restore_rank_statistics(module: nn.Module, table: Tensor, rank: int, world_size: int) -> None:
+    """Take a rank's own running statistics up again, where there are as many ranks as there were.
+
+    Args:
+        module: its BatchNorm layers hold the average.
+        table: of `gather_rank_statistics`.
+        rank: this one.
+        world_size: number of ranks now.
+    """
+    statistics = _running_statistics(module)
+    if table.shape != (world_size, sum(tensor.numel() for tensor in statistics)):
+        return
+    start = 0
+    for tensor in statistics:
+        values = table[rank, start : start + tensor.numel()]
+        tensor.copy_(values.view_as(tensor))
+        start += tensor.numel()
+
+
 class StepStatistics:
     """Makes the micro-batches that a rank accumulates count as if each had been a rank's own.
 

@@ -6,21 +6,22 @@ derived from it when a checkpoint is loaded, so a run continues on any number of
 
 from __future__ import annotations
 
-import pickle
 import sys
 import time
-import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
 
-from resscale.data.datamodule import ShardDataModule
 from resscale.errors import CheckpointError, UserInputError
-from resscale.training.batchnorm import average_batchnorm_statistics
+from resscale.training.batchnorm import (
+    average_batchnorm_statistics,
+    gather_rank_statistics,
+    restore_rank_statistics,
+)
 from resscale.training.checkpoint_background import BackgroundCheckpointIO
 from resscale.training.checkpoint_folder import (
     drop_oldest,
@@ -30,7 +31,7 @@ from resscale.training.checkpoint_folder import (
     remove_leftovers,
 )
 from resscale.training.checkpoint_io import AtomicCheckpointIO, PendingSave
-from resscale.training.checkpoint_seal import seal_holds
+from resscale.training.checkpoint_load import STATE_KEY, check_resumable, load_checkpoint
 from resscale.training.checkpoint_space import expected_bytes, shortage
 from resscale.training.ema import WeightAverage
 from resscale.training.finite import refuse_to_save
@@ -50,7 +51,6 @@ __all__ = [
     "newest_first",
 ]
 
-STATE_KEY = "resscale"
 _FORMAT = 1
 
 
@@ -92,6 +92,8 @@ class Checkpointer(Checkpoint):
         self._pending: PendingSave | None = None
         # Of a checkpoint, until the strategy that is to go on with them is set up.
         self._rng: dict[str, Any] | None = None
+        # Of a stop that lies between two averages: into a checkpoint, and out of it.
+        self._rank_statistics: Tensor | None = None
         self._loss_scale: dict[str, float] | None = None
 
     @property
@@ -126,7 +128,10 @@ class Checkpointer(Checkpoint):
             self._warn_of_small_disk(trainer, pl_module)
         if self._rng is not None:
             restore_rng(self._rng, trainer.strategy.root_device)
-        self._rng = None
+        if self._rank_statistics is not None:
+            rank, world_size = trainer.global_rank, trainer.world_size
+            restore_rank_statistics(pl_module, self._rank_statistics, rank, world_size)
+        self._rng = self._rank_statistics = None
 
     def on_train_batch_end(
         self,
@@ -168,13 +173,21 @@ class Checkpointer(Checkpoint):
         if error is not None and error is not exception:
             print(f"the last checkpoint failed too: {error}", file=sys.stderr, flush=True)
 
-    def save(self, trainer: Trainer, pl_module: LightningModule, *, best: bool = False) -> Path:
+    def save(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        *,
+        best: bool = False,
+        stopping: bool = False,
+    ) -> Path:
         """Save now, on all ranks together; return the file, complete or being written.
 
         Args:
             trainer: in training, at a step boundary.
             pl_module: the module in training.
             best: make it `best.ckpt` too.
+            stopping: a run that is not stopped would not save here.
 
         Raises:
             CheckpointError: it cannot be written, or the one before it could not be.
@@ -191,6 +204,7 @@ class Checkpointer(Checkpoint):
         began_s = time.monotonic()
         enter_phase(trainer, Phase.SAVE)
         refuse_to_save(pl_module, position.global_step)
+        self._rank_statistics = gather_rank_statistics(pl_module) if stopping else None
         average_batchnorm_statistics(pl_module)
         self._pending = PendingSave(
             partial(publish, path, self.keep_last, best),
@@ -259,6 +273,7 @@ class Checkpointer(Checkpoint):
             "config": getattr(trainer, "resscale_config", None),
             "rng": capture_rng(trainer.strategy.root_device),
             "loss_scale": read_loss_scale(trainer),
+            "rank_statistics": self._rank_statistics,
         }
 
     def on_load_checkpoint(
@@ -276,63 +291,9 @@ class Checkpointer(Checkpoint):
         self._rng = state.get("rng")
         # Lightning keeps the scale too, but for single device and DDP alone.
         self._loss_scale = state.get("loss_scale")
+        self._rank_statistics = state.get("rank_statistics")
         accumulate = data.plan(trainer.world_size).accumulate
         position = Position(state["global_step"], data.steps_per_epoch(), accumulate)
         # Checkpoints written before 2026-11-24 never stop in a validation.
         due = bool(state.get("validation_due", False))
         rewrite_loops(checkpoint["loops"]["fit_loop"], position, validation_due=due)
-
-
-def check_resumable(checkpoint: dict[str, Any], data: ShardDataModule) -> dict[str, Any]:
-    """Return what a checkpoint says of its run, if training on `data` can go on from it.
-
-    Raises:
-        UserInputError: not one of ours; other data, another global batch or another seed.
-    """
-    state: dict[str, Any] | None = checkpoint.get(STATE_KEY)
-    if state is None:
-        raise UserInputError(
-            "the checkpoint was not written by resscale: it does not say how many samples were "
-            "seen, so training cannot go on from it."
-        )
-    _refuse_other(state, "global_batch_size", data.global_batch_size, "data.global_batch_size")
-    _refuse_other(state, "seed", data.seed, "seed_everything")
-    _refuse_other(state, "manifest", data.manifest("train").fingerprint, "data.train")
-    return state
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without executing anything in it; tensors stay on disk until used.
-
-    Raises:
-        UserInputError: it is damaged, or holds more than tensors and plain values.
-    """
-    if path.is_file() and not zipfile.is_zipfile(path):
-        # torch would advise on how to save one.
-        raise UserInputError(
-            f"{path} is not a checkpoint: no file of torch.save, or torn off in the middle. Name "
-            f"another, or --ckpt_path auto for the newest whole one of a run."
-        )
-    try:
-        if seal_holds(path) is False:
-            raise UserInputError(
-                f"{path} is damaged: its bytes are not those that its SHA-256 was taken of. "
-                f"Name another, or --ckpt_path auto for the newest whole one of a run."
-            )
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserInputError(
-            f"{path} is not a checkpoint that can be read safely ({str(error).splitlines()[0]}). "
-            f"Name another, or --ckpt_path auto for the newest whole one of a run."
-        ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise UserInputError(f"{path} is not a checkpoint of a training run: no state_dict in it.")
-    return checkpoint
-
-
-def _refuse_other(state: dict[str, Any], name: str, now: Any, option: str) -> None:
-    if state[name] != now:
-        raise UserInputError(
-            f"the checkpoint was trained with {name}={state[name]}, now it is {now}: the order of "
-            f"samples would change in mid-run. Set {option} as it was, or start a new run."
-        )

@@ -155,7 +155,7 @@ class Preemption(Checkpoint):
 
     def _leave(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Raises what went wrong with the save before, if anything did.
-        path = self.checkpointer.save(trainer, pl_module)
+        path = self.checkpointer.save(trainer, pl_module, stopping=True)
         self.checkpointer.settle(trainer)
         reason = self.requested or "another rank's request"
         raise Preempted(f"stopped by {reason} at step {trainer.global_step}; saved {path}")
