@@ -1,4 +1,4 @@
-"""One SLURM cluster for all tests of a test process; they skip where there can be none."""
+"""One SLURM cluster for the tests of a test process; they skip where there can be none."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def slurm_is_possible() -> None:
 
 @pytest.fixture(scope="session")
 def slurm(slurm_is_possible: None) -> Iterator[SlurmCluster]:
-    """A running cluster of five nodes: two jobs of two nodes, and one in reserve."""
-    with SlurmCluster(num_nodes=5) as running:
+    """A running cluster of three nodes."""
+    with SlurmCluster() as running:
         yield running

@@ -9,9 +9,7 @@ the kernel ends it all when the process that started it is gone, however it went
 from __future__ import annotations
 
 import os
-import random
 import shutil
-import string
 import subprocess
 import tempfile
 import time
@@ -19,19 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import processes
+from cluster_files import munge_options, write_files
 
 HERE = Path(__file__).parent
-COMMANDS = (
-    "munged",
-    "slurmctld",
-    "slurmd",
-    "sbatch",
-    "scontrol",
-    "scancel",
-    "unshare",
-    "nsenter",
-    "ip",
-)
+DAEMONS = ("munged", "slurmctld", "slurmd")
+COMMANDS = (*DAEMONS, "sbatch", "scontrol", "scancel", "unshare", "nsenter", "ip")
 # What a unix socket's path may have, less the socket's own name.
 _LONGEST_FOLDER = 90
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
@@ -102,7 +92,7 @@ class SlurmCluster:
             assert len(str(self.folder)) < _LONGEST_FOLDER, "TMPDIR is too long for sockets"
             self._write_files()
             self._open_room()
-            self._daemon("munged", "--foreground", "--force", *self._munge_files())
+            self._daemon("munged", "--foreground", "--force", *munge_options(self.folder))
             self.wait_for((self.folder / "munge.sock").exists, "munged")
             self._daemon("slurmctld", "-D", "-f", str(self.conf))
             self.wait_for(lambda: "is UP" in self.ask("scontrol", "ping"), "slurmctld")
@@ -278,39 +268,15 @@ class SlurmCluster:
         self._on_head("ip", "link", "set", f"to-{node}", "up")
 
     def _write_files(self) -> None:
-        for folder in ("state", "gpus", *(f"spool/{node}" for node in self.nodes)):
-            (self.folder / folder).mkdir(parents=True)
-        key = self.folder / "munge.key"
-        key.touch(0o600)
-        key.write_bytes(random.randbytes(1024))
-        # SLURM wants devices; these do nothing.
-        for number in range(self.gpus):
-            (self.folder / "gpus" / f"gpu{number}").symlink_to("/dev/null")
-        gpus = f" Gres=gpu:{self.gpus}" if self.gpus else ""
-        nodes = [
-            f"NodeName={node} NodeAddr={self._address(node)} CPUs={self.cpus} RealMemory=4000{gpus}"
-            for node in self.nodes
-        ]
-        template = string.Template((HERE / "slurm.conf").read_text())
-        text = template.substitute(
-            folder=self.folder,
-            nodes="\n".join(nodes),
-            # Ids of another cluster's jobs must not be taken for those of this one.
-            first_job=random.randrange(1_000, 900_000, 1_000),
+        write_files(
+            self.folder,
+            {node: self._address(node) for node in self.nodes},
+            head=self._address("head"),
+            cpus=self.cpus,
+            gpus=self.gpus,
             node_timeout_s=self.node_timeout_s,
             kill_wait_s=self.kill_wait_s,
         )
-        self.conf.write_text(text)
-        devices = f"{self.folder}/gpus/gpu[0-{self.gpus - 1}]"
-        gres = [f"NodeName={node} Name=gpu File={devices}\n" for node in self.nodes if self.gpus]
-        (self.folder / "gres.conf").write_text("".join(gres))
-        hosts = [f"{self._address(name)} {name}\n" for name in ("head", *self.nodes)]
-        (self.folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(hosts))
-
-    def _munge_files(self) -> list[str]:
-        files = {"socket": "sock", "key-file": "key", "pid-file": "pid"}
-        files |= {"log-file": "log", "seed-file": "seed"}
-        return [f"--{name}={self.folder}/munge.{suffix}" for name, suffix in files.items()]
 
     def _address(self, name: str) -> str:
         return f"10.77.0.{1 if name == 'head' else 10 + self.nodes.index(name)}"

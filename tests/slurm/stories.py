@@ -74,9 +74,11 @@ def stopped(stage: Stage) -> list[Ended]:
     options = ("--partition=low", "--gpus-per-node=2", *TWO_BY_TWO, *LEFT)
     trial = stage.trial("stopped", options, limit=4)
 
-    # The time limit: SLURM sends the signal that train.sbatch asks for, to all ranks.
+    # The time limit: SLURM sends the signal that train.sbatch asks for, to all ranks, two minutes
+    # before it. It comes at once where less is left; more than one minute is.
     trial.wait_until_held(4, ranks=4, restart=0)
-    _set_job(slurm, trial.job, "TimeLimit=1")
+    hours, minutes, _ = slurm.facts(trial.job)["RunTime"].split(":")
+    _set_job(slurm, trial.job, f"TimeLimit={60 * int(hours) + int(minutes) + 2}")
     trial.wait_until_heard(4)
     trial.hold_at(STEPS_PER_EPOCH + VALIDATING)
     slurm.wait_for(lambda: slurm.state(trial.job) == "PENDING", "the requeue")

@@ -25,23 +25,23 @@ Told = Callable[[str], list[Ended]]
 
 @pytest.fixture(scope="module")
 def told(
-    slurm: SlurmCluster, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    slurm_is_possible: None,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Told]:
     """Begin all stories; return what waits for the end of one."""
     resolve("builtin:digits/train")
-    stage = Stage(slurm, request.config.rootpath, tmp_path_factory.mktemp("slurm"))
-    with ThreadPoolExecutor(max_workers=3) as narrators:
+    # Two nodes for two jobs each, and one more that takes the place of a lost one.
+    with ThreadPoolExecutor(max_workers=3) as narrators, SlurmCluster(num_nodes=5) as slurm:
+        stage = Stage(slurm, request.config.rootpath, tmp_path_factory.mktemp("slurm"))
         # The longest first.
         names = ("lost", "stopped", "undisturbed", "shared", "refused")
         running: dict[str, Future[list[Ended]]] = {
             name: narrators.submit(getattr(stories, name), stage) for name in names
         }
-        try:
-            yield lambda name: running[name].result()
-        finally:
-            # Of a test that was interrupted: its stories end when SLURM does not answer.
-            if not all(future.done() for future in running.values()):
-                slurm.stop()
+        yield lambda name: running[name].result()
+        # The stories of a test run that was interrupted end here: SLURM no longer answers.
+        narrators.shutdown(wait=False, cancel_futures=True)
 
 
 @pytest.fixture(scope="module")
