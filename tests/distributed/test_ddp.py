@@ -10,10 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lingering import wait_until_none_is_left
+
+from rank_server import RankServer
 
 COMMON = (
     "--config=configs/demo.yaml",
@@ -85,12 +88,14 @@ def other_rank(process: subprocess.Popen[str]) -> int:
 
 
 @pytest.fixture(scope="module")
-def one(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one(
+    rank_server: RankServer, repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """One process that accumulates 2 micro-batches of 32."""
     run_dir = tmp_path_factory.mktemp("one") / "run"
-    code, said = finish(start(repository, run_dir, *COMMON))
-    assert code == 0, said
-    assert "32/rank × 1 rank × 2 accum = 64 global" in said
+    ended = rank_server.run("fit", f"--run_dir={run_dir}", *COMMON, cwd=repository)
+    assert ended.code == 0, ended.said
+    assert "32/rank × 1 rank × 2 accum = 64 global" in ended.said
     return run_dir
 
 
@@ -148,19 +153,22 @@ def test_two_ranks_end_with_the_weights_of_one_process(one: Path, two: Path) -> 
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def test_two_ranks_validate_each_sample_once(repository: Path, two: Path, resscale) -> None:
-    alone = resscale("validate", f"--run_dir={two}", "--ckpt_path=auto", cwd=repository)
-    both = resscale("validate", f"--run_dir={two}", "--ckpt_path=auto", *TWO, cwd=repository)
-    assert alone.returncode == both.returncode == 0, alone.stderr + both.stderr
-    assert "360 of 360 unique" in alone.stdout
+def test_two_ranks_validate_each_sample_once(
+    rank_server: RankServer, repository: Path, two: Path, resscale: Any
+) -> None:
+    options = ("validate", f"--run_dir={two}", "--ckpt_path=auto")
+    alone = rank_server.run(*options, "--trainer.devices=1", cwd=repository)
+    both = resscale(*options, *TWO, cwd=repository)
+    assert alone.code == both.returncode == 0, alone.said + both.stderr
+    assert "360 of 360 unique" in alone.said
     assert "360 of 360 unique" in both.stdout
-    assert alone.stdout.split("loss")[0] == both.stdout.split("loss")[0]
+    assert alone.said.split("loss")[0] == both.stdout.split("loss")[0]
     expected = float(json.loads((two / "summary.json").read_text())["val_top1"])
-    assert f"top-1 {expected:.2%}" in alone.stdout
+    assert f"top-1 {expected:.2%}" in alone.said
 
 
 def test_a_signal_to_one_rank_stops_both_and_both_go_on_as_one(
-    repository: Path, tmp_path: Path, two: Path
+    rank_server: RankServer, repository: Path, tmp_path: Path, two: Path
 ) -> None:
     run_dir = tmp_path / "run"
     process = start(repository, run_dir, *COMMON, *TWO)
@@ -171,8 +179,9 @@ def test_a_signal_to_one_rank_stops_both_and_both_go_on_as_one(
     assert json.loads((run_dir / "summary.json").read_text())["status"] == "preempted"
 
     # On one process now: the samples and losses are those of the undisturbed two.
-    code, said = finish(start(repository, run_dir, "--ckpt_path=auto", "--trainer.devices=1"))
-    assert code == 0, said
+    options = (f"--run_dir={run_dir}", "--ckpt_path=auto", "--trainer.devices=1")
+    ended = rank_server.run("fit", *options, cwd=repository)
+    assert ended.code == 0, ended.said
     assert samples(run_dir) == samples(two)
     pairs = zip(rows(run_dir), rows(two), strict=True)
     for here, there in pairs:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from rank_server import RankServer
 from resscale.data import Manifest
 from resscale.data.builtin import resolve
 from resscale.data.samples import ShardSamples
@@ -66,22 +64,18 @@ class Disturbance(Callback):
 
 
 @pytest.fixture(scope="module")
-def disturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, RunDir]:
+def disturbed(
+    rank_server: RankServer, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[int, str, RunDir]:
     """A run of two processes under `Disturbance`: exit code, what all said, and the directory."""
     folder = tmp_path_factory.mktemp("disturbed")
     (folder / "tiny.yaml").write_text(CONFIG)
-    path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    done = subprocess.run(
-        [sys.executable, "-m", "resscale", "fit", "--config", "tiny.yaml", "--run_dir", "run"],
+    ended = rank_server.run(
+        *("fit", "--config", "tiny.yaml", "--run_dir=run", "--trainer.devices=2"),
         cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=240,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
-        check=False,
+        environ={"PYTHONPATH": str(Path(__file__).parent)},
     )
-    return done.returncode, done.stdout, RunDir(folder / "run")
+    return ended.code, ended.said, RunDir(folder / "run")
 
 
 def test_the_rank_that_sleeps_is_named_wherever_it_sleeps(

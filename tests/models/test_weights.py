@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rank_server import RankServer
 from resscale.errors import DataFormatError, UserInputError
 from resscale.models import ResNet, create_model
 from resscale.models.weights import LoadedWeights, load_weights
@@ -94,12 +95,14 @@ def test_files_in_the_format_before_torch_1_6_are_read(file: Path) -> None:
     assert same(model, source)
 
 
-def test_a_checkpoint_of_a_training_run_is_read(tmp_path: Path, resscale, repository) -> None:
-    run = resscale(
-        "fit", "--config", str(repository / "configs/demo.yaml"), "--run_dir", "run",
-        "--model.model", "resnet20_cifar", "--trainer.max_steps", "1",
+def test_a_checkpoint_of_a_training_run_is_read(
+    rank_server: RankServer, tmp_path: Path, repository: Path
+) -> None:
+    run = rank_server.run(
+        "fit", "--config", str(repository / "configs/demo.yaml"), "--run_dir=run",
+        "--model.model", "resnet20_cifar", "--trainer.max_steps", "1", cwd=tmp_path,
     )  # fmt: skip
-    assert run.returncode == 0, run.stderr
+    assert run.code == 0, run.said
     model = create_model("resnet20_cifar", num_classes=10, in_channels=1)
     path = tmp_path / "run/checkpoints/last.ckpt"
 

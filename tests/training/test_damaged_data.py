@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ import webdataset
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from rank_server import Ended, RankServer
 from resscale.cli import main
 
 SAMPLES = 64
@@ -36,20 +34,16 @@ def write_shards(folder: Path, damaged: set[int]) -> Path:
     return folder
 
 
-def fit(folder: Path, run_dir: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [
-            sys.executable, "-m", "resscale", "fit",
-            "--model.model=resnet20_cifar", "--model.num_classes=2",
-            f"--data.train={folder}", "--data.image_size=16", "--data.train_crop=pad",
-            "--data.global_batch_size=16", "--data.micro_batch_size=8", "--data.num_workers=1",
-            "--data.log_sample_ids=true",
-            "--trainer.max_epochs=1", "--trainer.log_every_n_steps=1", "--trainer.accelerator=cpu",
-            f"--run_dir={run_dir}", *more,
-        ],
-        capture_output=True, text=True, timeout=200, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+def fit(rank_server: RankServer, folder: Path, run_dir: Path, *more: str) -> Ended:
+    arguments = [
+        "--model.model=resnet20_cifar", "--model.num_classes=2",
+        f"--data.train={folder}", "--data.image_size=16", "--data.train_crop=pad",
+        "--data.global_batch_size=16", "--data.micro_batch_size=8", "--data.num_workers=1",
+        "--data.log_sample_ids=true",
+        "--trainer.max_epochs=1", "--trainer.log_every_n_steps=1", "--trainer.accelerator=cpu",
+        f"--run_dir={run_dir}", *more,
+    ]  # fmt: skip
+    return rank_server.run("fit", *arguments, cwd=folder)
 
 
 def ledger(run_dir: Path) -> list[dict[str, object]]:
@@ -59,15 +53,15 @@ def ledger(run_dir: Path) -> list[dict[str, object]]:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_damaged_jpeg_is_counted_named_and_replaced_and_ranks_stay_in_step(
-    tmp_path: Path, ranks: int
+    rank_server: RankServer, tmp_path: Path, ranks: int
 ) -> None:
     folder = write_shards(tmp_path / "shards", damaged={5, 40})
     # 2 of 64 are damaged; a budget of 0.05 × 64 = 3.2 allows it.
     more = [f"--trainer.devices={ranks}", "--data.max_bad_fraction=0.05"]
     more += ["--trainer.strategy=ddp"] if ranks > 1 else []
-    done = fit(folder, tmp_path / "run", *more)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 damaged" in done.stdout
+    done = fit(rank_server, folder, tmp_path / "run", *more)
+    assert done.code == 0, done.said
+    assert "2 damaged" in done.said
 
     bad = sorted(ledger(tmp_path / "run"), key=lambda entry: str(entry["key"]))
     assert [entry["key"] for entry in bad] == ["photo005", "photo040"]
@@ -89,28 +83,30 @@ def test_a_damaged_jpeg_is_counted_named_and_replaced_and_ranks_stay_in_step(
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_more_damaged_samples_than_the_budget_end_the_run_with_70_and_the_list(
-    tmp_path: Path, ranks: int
+    rank_server: RankServer, tmp_path: Path, ranks: int
 ) -> None:
     folder = write_shards(tmp_path / "shards", damaged={1, 2, 3, 17, 33})
     # 0.05 × 64 = 3.2: the fourth is too many.
     more = [f"--trainer.devices={ranks}", "--data.max_bad_fraction=0.05"]
     more += ["--trainer.strategy=ddp"] if ranks > 1 else []
-    stopped = fit(folder, tmp_path / "run", *more)
-    assert stopped.returncode == 70, stopped.stdout + stopped.stderr
-    assert "data.max_bad_fraction=0.05" in stopped.stderr
-    assert "Traceback" not in stopped.stderr
+    stopped = fit(rank_server, folder, tmp_path / "run", *more)
+    assert stopped.code == 70, stopped.said
+    assert "data.max_bad_fraction=0.05" in stopped.said
+    assert "Traceback" not in stopped.said
     for entry in ledger(tmp_path / "run")[:4]:
-        assert str(entry["key"]) in stopped.stderr
+        assert str(entry["key"]) in stopped.said
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "stopped"
 
 
-def test_a_shard_cut_short_after_the_start_ends_the_run_with_one_message(tmp_path: Path) -> None:
+def test_a_shard_cut_short_after_the_start_ends_the_run_with_one_message(
+    rank_server: RankServer, tmp_path: Path
+) -> None:
     folder = write_shards(tmp_path / "shards", damaged=set())
     shard = folder / "part-001.tar"
     shard.write_bytes(shard.read_bytes()[:-4096])
-    refused = fit(folder, tmp_path / "run")
-    assert refused.returncode == 2
-    assert "part-001.tar" in refused.stderr
-    assert "truncated" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    refused = fit(rank_server, folder, tmp_path / "run")
+    assert refused.code == 2
+    assert "part-001.tar" in refused.said
+    assert "truncated" in refused.said
+    assert "Traceback" not in refused.said
     assert not (tmp_path / "run").exists()

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from rank_server import RankServer
+
 OPTIONS = (
     "--data.log_sample_ids=true",
     "--trainer.max_epochs=2",
@@ -77,13 +79,20 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert torch.equal(entry["momentum_buffer"], momenta[1][key]["momentum_buffer"])
 
 
+def fit(rank_server: RankServer, repository: Path, *arguments: str) -> tuple[int, str]:
+    """A run that nobody disturbs: its exit code, and what it said."""
+    ended = rank_server.run("fit", *arguments, cwd=repository)
+    return ended.code, ended.said
+
+
 @pytest.fixture(scope="module")
-def whole(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(
+    rank_server: RankServer, repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A run of 2 epochs × 22 steps that nobody disturbs."""
     run_dir = tmp_path_factory.mktemp("whole") / "run"
-    code, said = finish(
-        start(repository, "--config=configs/demo.yaml", *OPTIONS, f"--run_dir={run_dir}")
-    )
+    options = ("--config=configs/demo.yaml", *OPTIONS, f"--run_dir={run_dir}")
+    code, said = fit(rank_server, repository, *options)
     assert code == 0, said
     return run_dir
 
@@ -94,7 +103,12 @@ def whole(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=["TERM in the first epoch", "Ctrl-C in the second", "USR2"],
 )
 def test_a_stopped_run_goes_on_with_the_very_next_sample(
-    repository: Path, tmp_path: Path, whole: Path, number: signal.Signals, batches: int
+    rank_server: RankServer,
+    repository: Path,
+    tmp_path: Path,
+    whole: Path,
+    number: signal.Signals,
+    batches: int,
 ) -> None:
     run_dir = tmp_path / "run"
     process = start(repository, "--config=configs/demo.yaml", *OPTIONS, f"--run_dir={run_dir}")
@@ -107,7 +121,7 @@ def test_a_stopped_run_goes_on_with_the_very_next_sample(
     assert stopped["status"] == "preempted"
     assert stopped["samples_seen"] == stopped["global_step"] * 64
 
-    code, said = finish(start(repository, f"--run_dir={run_dir}", "--ckpt_path=auto"))
+    code, said = fit(rank_server, repository, f"--run_dir={run_dir}", "--ckpt_path=auto")
     assert code == 0, said
     assert summary(run_dir)["status"] == "done"
     assert str(summary(run_dir)["resumed_from"]).endswith(".ckpt")
@@ -115,7 +129,7 @@ def test_a_stopped_run_goes_on_with_the_very_next_sample(
 
 
 def test_a_killed_run_goes_on_from_its_newest_checkpoint_without_a_trace(
-    repository: Path, tmp_path: Path, whole: Path
+    rank_server: RankServer, repository: Path, tmp_path: Path, whole: Path
 ) -> None:
     run_dir = tmp_path / "run"
     process = start(
@@ -133,24 +147,18 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint_without_a_trace(
     # The newest file is torn, as a dying disk would leave it: the one before must do.
     newest = max((run_dir / "checkpoints").glob("epoch-*.ckpt"))
     newest.write_bytes(newest.read_bytes()[:-1000])
-    code, said = finish(
-        start(
-            repository,
-            f"--run_dir={run_dir}",
-            "--ckpt_path=auto",
-            "--checkpoint.every_n_steps=0",
-        )
-    )
+    options = (f"--run_dir={run_dir}", "--ckpt_path=auto", "--checkpoint.every_n_steps=0")
+    code, said = fit(rank_server, repository, *options)
     assert code == 0, said
     assert newest.name not in str(summary(run_dir)["resumed_from"])
     assert_same_run(whole, run_dir)
 
 
 def test_a_finished_run_is_done_at_once_when_it_is_asked_to_go_on(
-    repository: Path, whole: Path
+    rank_server: RankServer, repository: Path, whole: Path
 ) -> None:
     before = (whole / "metrics.csv").read_text()
-    code, said = finish(start(repository, f"--run_dir={whole}", "--ckpt_path=auto"))
+    code, said = fit(rank_server, repository, f"--run_dir={whole}", "--ckpt_path=auto")
     assert code == 0, said
     assert (whole / "metrics.csv").read_text() == before
     assert summary(whole)["status"] == "done"
@@ -167,10 +175,10 @@ def test_a_finished_run_is_done_at_once_when_it_is_asked_to_go_on(
     ],
 )
 def test_a_refused_resume_leaves_the_run_as_it_was(
-    repository: Path, whole: Path, option: str, rule: str
+    rank_server: RankServer, repository: Path, whole: Path, option: str, rule: str
 ) -> None:
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
-    code, said = finish(start(repository, f"--run_dir={whole}", "--ckpt_path=auto", option))
+    code, said = fit(rank_server, repository, f"--run_dir={whole}", "--ckpt_path=auto", option)
     assert code == 2, said
     assert rule in said
     after = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
