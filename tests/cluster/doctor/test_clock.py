@@ -13,7 +13,7 @@ N2 = Rank(2, "n2")
 
 def test_clocks_that_agree_are_well() -> None:
     (found,) = judge_clocks({N2: Offset(0.0004, 0.0001), Rank(4, "n3"): Offset(-0.002, 0.0003)})
-    assert (found.level, found.text) == ("ok", "3 hosts within 2.0 ms (± 0.3 ms)")
+    assert (found.level, found.text) == ("ok", "3 hosts within 2.00 ms (± 0.30 ms)")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from torch.distributed import TCPStore
 
 from resscale.cluster.doctor.finding import Rank
-from resscale.cluster.doctor.links import Link, judge_links, measure_links, pairs
+from resscale.cluster.doctor.links import Link, judge_links, measure_links, pairs, plain_fault
 
 HOSTS = [Rank(number, f"n{number + 1}") for number in range(4)]
 
@@ -109,3 +109,21 @@ def test_a_partner_that_does_not_come_is_a_fault_and_no_hang(store: TCPStore) ->
     (link,) = measure_links(store, HOSTS[:2], me=0, timeout_s=0.5)
     assert link.mib_per_s is None
     assert link.fault
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "Connect failed with [/a/tcp/pair.cc:152] timed out\nmore",
+            "Connect failed with timed out",
+        ),
+        (
+            "[enforce fail at /a/tcp/socket.cc:142] rv != -1. -1 vs -1. connect: Invalid argument",
+            "connect: Invalid argument",
+        ),
+        ("refused.", "refused"),
+    ],
+)
+def test_a_fault_is_told_without_the_places_in_gloo_s_source(said: str, told: str) -> None:
+    assert plain_fault(RuntimeError(said)) == told

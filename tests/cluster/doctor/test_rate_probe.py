@@ -11,7 +11,6 @@ from resscale.cluster.doctor.rate_probe import (
     measure_loader,
     measure_step,
     rate_of,
-    read_one_batch,
 )
 from resscale.data.datamodule import ShardDataModule
 from resscale.errors import DataFormatError, ResscaleError
@@ -49,13 +48,15 @@ def test_the_loader_of_a_rank_is_measured(data: ShardDataModule, num_workers: in
     loader = build_probe_loader(data, share, on_gpu=False)
     # 64 / 2 ranks in micro-batches of 16: 2 of them in each of 22 steps.
     assert len(loader) == 44
-    assert measure_loader(loader, num_workers, seconds=0.2) > 0
+    rate, batch = measure_loader(loader, num_workers, seconds=0.2)
+    assert rate > 0
+    assert batch["image"].shape == (16, 1, 8, 8)
 
 
 def test_a_loader_with_fewer_batches_than_time_begins_anew(data: ShardDataModule) -> None:
     data.global_batch_size = data.micro_batch_size = 1024  # one batch an epoch
     loader = build_probe_loader(data, Share(0, 1, 0), on_gpu=False)
-    assert measure_loader(loader, 0, seconds=0.1) > 0
+    assert measure_loader(loader, 0, seconds=0.1)[0] > 0
 
 
 def test_what_the_loader_raises_is_raised(data: ShardDataModule) -> None:
@@ -81,8 +82,7 @@ def test_a_loader_that_gives_nothing_is_not_waited_for_for_ever(data: ShardDataM
 def test_a_step_is_measured_on_the_rank_s_own_micro_batch(
     data: ShardDataModule, module: ImageClassifier
 ) -> None:
-    batch = read_one_batch(data, Share(1, 2, 0))
-    assert batch["image"].shape == (16, 1, 8, 8)
+    batch = next(iter(build_probe_loader(data, Share(1, 2, 0), on_gpu=False)))
     assert batch["id"].tolist() == data.order().rank_batch(0, 1, 2)[:16].tolist()
     before = [parameter.detach().clone() for parameter in module.model.parameters()]
     found = measure_step(module, batch, torch.device("cpu"), torch.bfloat16, seconds=0.1)
@@ -97,6 +97,6 @@ def test_a_batch_that_would_take_too_long_on_a_cpu_is_cut(
     data: ShardDataModule, module: ImageClassifier
 ) -> None:
     data.global_batch_size = data.micro_batch_size = 1024
-    batch = read_one_batch(data, Share(0, 1, 0))
+    batch = next(iter(build_probe_loader(data, Share(0, 1, 0), on_gpu=False)))
     found = measure_step(module, batch, torch.device("cpu"), None, seconds=1e-6)
     assert found.rows == 8  # the fewest

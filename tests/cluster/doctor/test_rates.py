@@ -29,7 +29,9 @@ def test_a_loader_that_does_not_keep_up_is_told_how_many_workers_would() -> None
 
 def test_workers_without_cpus_are_to_be_asked_for() -> None:
     (found,) = judge_rates({ME: dataclasses.replace(BOUND, cpus=30)}, IMAGENET)
-    assert found.remedy.startswith("22 more workers, which need --cpus-per-task=31 (now 30)")
+    assert found.remedy.startswith(
+        "22 more workers with 31 CPUs per rank (now 30; in SLURM: --cpus-per-task=31) or "
+    )
 
 
 def test_images_that_are_small_already_need_no_packing() -> None:

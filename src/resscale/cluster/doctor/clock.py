@@ -105,7 +105,7 @@ def judge_clocks(offsets: Mapping[Rank, Offset]) -> list[Finding]:
         Finding(
             NAME,
             "ok",
-            f"{len(offsets) + 1} hosts within {largest * 1e3:,.1f} ms (± {error * 1e3:,.1f} ms)",
+            f"{len(offsets) + 1} hosts within {largest * 1e3:,.2f} ms (± {error * 1e3:,.2f} ms)",
         )
     ]
 

@@ -23,7 +23,6 @@ from resscale.cluster.doctor.rate_probe import (
     build_probe_loader,
     measure_loader,
     measure_step,
-    read_one_batch,
 )
 from resscale.errors import ResscaleError, UserInputError
 from resscale.training.strategy import device_type
@@ -127,9 +126,9 @@ def measure_rates(
     loader_per_s = step = None
     try:
         loader = build_probe_loader(prepared.data, share, on_gpu=device.type == "cuda")
-        loader_per_s = measure_loader(loader, share.num_workers, seconds)
+        loader_per_s, batch = measure_loader(loader, share.num_workers, seconds)
+        # Its processes would take CPUs from the steps.
         del loader
-        batch = read_one_batch(prepared.data, share)
         step = measure_step(prepared.module, batch, device, prepared.dtype, seconds)
     except torch.cuda.OutOfMemoryError:
         size = prepared.data.plan(share.world_size).micro_batch_size

@@ -107,7 +107,7 @@ def measure_links(
             try:
                 rate, latency, interface = _exchange(place, int(me == b), timeout_s)
             except RuntimeError as error:
-                fault = _fault(error)
+                fault = plain_fault(error)
                 links.append(Link(members[a], members[b], fault=fault))
             else:
                 links.append(Link(members[a], members[b], rate, latency, interface))
@@ -161,9 +161,14 @@ def _begin_round(store: Store, number: int, count: int, me: int, timeout_s: floa
         store.wait(others, timedelta(seconds=3 * timeout_s))
 
 
-def _fault(error: Exception) -> str:
-    """Return what gloo says, without the places in its source."""
-    return re.sub(r"\[/\S+\]\s*", "", str(error).partition("\n")[0])
+def plain_fault(error: Exception) -> str:
+    """Return what gloo says, without the places in its source.
+
+    Args:
+        error: raised by it.
+    """
+    said = re.sub(r"\[/\S+\]\s*", "", str(error).partition("\n")[0])
+    return re.sub(r"^\[enforce fail at .*?\] (?:\S+ != -1\. -1 vs -1\. )?", "", said).rstrip(". ")
 
 
 def _exchange(store: Store, me: int, timeout_s: float) -> tuple[float, float, str]:

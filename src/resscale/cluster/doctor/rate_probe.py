@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from resscale.data.datamodule import ShardDataModule
-from resscale.data.dataset import Batch, BatchRequest, ShardDataset
+from resscale.data.dataset import Batch, ShardDataset
 from resscale.data.loader import TrainLoader, WorkerOptions, kill_workers
 from resscale.errors import ResscaleError
 from resscale.training.classifier import ImageClassifier
@@ -61,8 +61,8 @@ def build_probe_loader(data: ShardDataModule, share: Share, *, on_gpu: bool) -> 
 
 def measure_loader(
     loader: TrainLoader, num_workers: int, seconds: float, patience_s: float = PATIENCE_S
-) -> float:
-    """Return images per second that a loader gives to somebody who does nothing else.
+) -> tuple[float, Batch]:
+    """Return images per second that a loader gives to somebody who does nothing else, and a batch.
 
     Args:
         loader: of this rank.
@@ -73,7 +73,7 @@ def measure_loader(
     Raises:
         ResscaleError: what the loader raised, or that nothing came.
     """
-    arrivals: queue.Queue[tuple[float, int] | Exception] = queue.Queue()
+    arrivals: queue.Queue[tuple[float, Batch] | Exception] = queue.Queue()
     ended = threading.Event()
     # A thread of its own: a file system that hangs must not hang this process.
     pump = threading.Thread(target=_pump, args=(loader, arrivals, ended), daemon=True)
@@ -115,20 +115,6 @@ class StepRate:
     images_per_s: float
     rows: int
     peak_bytes: int
-
-
-def read_one_batch(data: ShardDataModule, share: Share) -> Batch:
-    """Return a rank's first micro-batch, read here.
-
-    Args:
-        data: the user's options.
-        share: the rank.
-    """
-    plan = data.plan(share.world_size)
-    ids = data.order().rank_batch(0, share.rank, share.world_size)[: plan.micro_batch_size]
-    return build_probe_loader(
-        data, Share(share.rank, share.world_size, 0), on_gpu=False
-    ).dataset.read_batch(BatchRequest(ids, epoch=0, step=0))
 
 
 def measure_step(
@@ -175,13 +161,13 @@ def measure_step(
 
 def _pump(
     loader: TrainLoader,
-    arrivals: queue.Queue[tuple[float, int] | Exception],
+    arrivals: queue.Queue[tuple[float, Batch] | Exception],
     ended: threading.Event,
 ) -> None:
     try:
         while not ended.is_set():
             for batch in loader:
-                arrivals.put((time.perf_counter(), len(batch["label"])))
+                arrivals.put((time.perf_counter(), batch))
                 if ended.is_set():
                     return
     except Exception as error:
@@ -189,23 +175,25 @@ def _pump(
 
 
 def _count(
-    arrivals: queue.Queue[tuple[float, int] | Exception],
+    arrivals: queue.Queue[tuple[float, Batch] | Exception],
     seconds: float,
     patience_s: float,
     unready: int,
-) -> float:
+) -> tuple[float, Batch]:
     come: list[tuple[float, int]] = []
+    batch: Batch | None = None
     give_up = time.perf_counter() + patience_s + seconds
     while True:
         now = time.perf_counter()
         rate = rate_of(come, unready)
-        if rate is not None and now - come[unready - 1][0] >= seconds:
-            return rate
+        if rate is not None and batch is not None and now - come[unready - 1][0] >= seconds:
+            return rate, batch
         with contextlib.suppress(queue.Empty):
             found = arrivals.get(timeout=0.1)
             if isinstance(found, Exception):
                 raise found
-            come.append(found)
+            arrived, batch = found
+            come.append((arrived, len(batch["label"])))
         if now > give_up:
             raise ResscaleError(
                 f"{len(come)} batches have come in {patience_s + seconds:g} s: see whether the "

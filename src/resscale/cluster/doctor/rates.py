@@ -115,7 +115,10 @@ def remedy_of(facts: RateFacts, images: Images) -> str:
     workers = f"{more} more {'worker' if more == 1 else 'workers'}"
     ways = [f"{workers} (--data.num_workers {needed})"]
     if needed + 1 > facts.cpus:
-        ways = [f"{workers}, which need --cpus-per-task={needed + 1} (now {facts.cpus})"]
+        ways = [
+            f"{workers} with {needed + 1} CPUs per rank (now {facts.cpus}; in SLURM: "
+            f"--cpus-per-task={needed + 1})"
+        ]
     smaller = round(images.trained * _STORED_PER_TRAINED)
     if images.stored is None or images.stored > smaller:
         ways.append(f"`pack --resize {smaller}` if the images are larger")
