@@ -16,7 +16,15 @@ from pathlib import Path
 import pytest
 
 import resscale
-from resscale import cli_data_arguments, cli_export, cli_models, cli_report
+from resscale import (
+    cli_data_arguments,
+    cli_doctor,
+    cli_export,
+    cli_models,
+    cli_report,
+    cli_runs,
+    cli_submit_arguments,
+)
 from resscale.cli import COMMANDS
 from resscale.data.manifest import Manifest, ShardInfo
 from resscale.errors import ResscaleError
@@ -25,7 +33,12 @@ from resscale.training.rundir import METRIC_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = Path(resscale.__file__).parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "slurm" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 README = PAGES[0].read_text()
 TRAINING = ("fit", "validate", "test", "predict")
 PARSERS = {
@@ -35,6 +48,8 @@ PARSERS = {
     "models": cli_models.models_parser,
     "report": cli_report.report_parser,
     "export": cli_export.export_parser,
+    "runs": cli_runs.runs_parser,
+    "doctor": cli_doctor.doctor_parser,
 }
 
 
@@ -79,7 +94,7 @@ EXAMPLES = {
 }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_relative_link_and_picture_exists(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if not re.match(r"https?://|mailto:", target):
@@ -95,6 +110,11 @@ def test_every_command_that_is_shown_parses(words: list[str]) -> None:
     if name in PARSERS:
         PARSERS[name]().parse_args(arguments)
         return
+    if name == "submit":
+        # What is not the job's is `fit`'s.
+        split = cli_submit_arguments.split_arguments(arguments)
+        assert not isinstance(split, int), "it would have shown the help"
+        name, arguments = "fit", split[1]
     assert name in TRAINING
     for option, value in pairwise(arguments):
         if option == "--config":
@@ -190,7 +210,7 @@ def test_the_options_of_pack_are_all_described() -> None:
     assert set(first_cells(section(page, "Packing"))) == options - {"--help"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_page_names_a_path_of_one_machine(page: Path) -> None:
     assert not re.search(r"/(tmp|work|root|home)/", page.read_text())
 

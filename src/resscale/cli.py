@@ -23,6 +23,12 @@ COMMANDS = {
     ),
     "test": ("measure a checkpoint on the test shards", "resscale.cli_train:run_test"),
     "predict": ("write the likeliest classes of images", "resscale.cli_train:run_predict"),
+    "submit": ("send a SLURM job: checked, shown, recorded", "resscale.cli_submit:run_submit"),
+    "runs": ("list runs: state, epoch, accuracy, job, restarts", "resscale.cli_runs:run_runs"),
+    "doctor": (
+        "find what would end a run or slow it down, before it starts",
+        "resscale.cli_doctor:run_doctor",
+    ),
     "pack": ("turn a data set into WebDataset shards", "resscale.cli_data:run_pack"),
     "index": ("make or verify the manifest of existing shards", "resscale.cli_data:run_index"),
     "inspect": ("look at shards: counts, sizes, faults, pictures", "resscale.cli_data:run_inspect"),

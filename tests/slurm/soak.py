@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -162,7 +163,7 @@ class Soak:
 
     def undisturbed(self) -> Path:
         """Train without a stop; return the run directory."""
-        job = self._submit("undisturbed", None)
+        job = self.submit("undisturbed", None)
         facts = self.slurm.wait_for_end(job, 1200)
         assert facts["JobState"] == "COMPLETED", facts
         return self.folder / "undisturbed" / "run"
@@ -171,10 +172,10 @@ class Soak:
         """Train, and stop at each start while there are signals left; compare what is left."""
         record = Job(name)
         run_dir = self.folder / name / "run"
-        job = self._submit(name, self.pace_s)
+        job = self.submit(name, self.pace_s)
         restarts = 0
-        while self._wait_for_start(job, restarts) and self._take_one():
-            stop = self._stop(job, run_dir, restarts)
+        while self.wait_for_start(job, restarts) and self._take_one():
+            stop = self._stop(job, restarts)
             record.stops.append(stop)
             said = f"{name} {restarts}: {stop.kind} {stop.name} in {', '.join(stop.phases)}"
             print(f"{said}: gone after {stop.end_s} s", flush=True)
@@ -184,8 +185,8 @@ class Soak:
                 return record
             restarts += 1
             began_s = time.monotonic()
-            if self._wait_for_start(job, restarts):
-                self._wait_for_step(job, run_dir, restarts)
+            if self.wait_for_start(job, restarts):
+                self.wait_for_step(job)
                 stop.next_step_s = round(time.monotonic() - began_s, 1)
         (self.folder / name / "pace").unlink(missing_ok=True)
         facts = self.slurm.wait_for_end(job, 1200)
@@ -194,7 +195,14 @@ class Soak:
         record.faults += compare(reference, run_dir, self.epochs)
         return record
 
-    def _submit(self, name: str, pace_s: float | None) -> str:
+    def submit(self, name: str, pace_s: float | None, options: tuple[str, ...] = ()) -> str:
+        """Send a job; return its id.
+
+        Args:
+            name: of its folder.
+            pace_s: seconds to sleep in each phase of a step; None: none.
+            options: more of sbatch.
+        """
         place = self.folder / name
         place.mkdir()
         if pace_s is not None:
@@ -202,7 +210,7 @@ class Soak:
         found = os.environ.get("PYTHONPATH")
         return self.slurm.submit(
             *(f"--job-name={name}", f"--output={place}/output"),
-            *("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1"),
+            *("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1", *options),
             REPOSITORY / "slurm" / "train.sbatch",
             *ARGUMENTS,
             f"--trainer.max_epochs={self.epochs}",
@@ -222,7 +230,7 @@ class Soak:
             self.left -= 1
             return self.left >= 0
 
-    def _wait_for_start(self, job: str, restarts: int) -> bool:
+    def wait_for_start(self, job: str, restarts: int) -> bool:
         """Wait until the job runs for the next time; False where it has ended."""
 
         def is_there() -> bool:
@@ -233,8 +241,8 @@ class Soak:
         self.slurm.wait_for(is_there, f"start {restarts} of {job}", 300)
         return self.slurm.state(job) not in ENDED
 
-    def _wait_for_step(self, job: str, run_dir: Path, restarts: int) -> None:
-        """Wait until all ranks of this start train, or the job is over."""
+    def wait_for_step(self, job: str) -> None:
+        """Wait until all ranks train, or the job is over."""
 
         def trains() -> bool:
             if self.slurm.state(job) in ENDED:
@@ -242,7 +250,28 @@ class Soak:
             found = self._phases(job)
             return len(found) == RANKS and not set(found) & {"?", "start"}
 
-        self.slurm.wait_for(trains, f"a step of start {restarts} of {job}", 300)
+        self.slurm.wait_for(trains, f"a step of job {job}", 300)
+
+    def when(self, is_true: Callable[[], bool]) -> Callable[[float], float]:
+        """Begin to wait for something beside all else; what is returned tells when it came.
+
+        It takes the time to count from, and waits for the end.
+        """
+        came: list[float] = []
+
+        def look() -> None:
+            while not is_true():
+                time.sleep(0.1)
+            came.append(time.monotonic())
+
+        thread = threading.Thread(target=look, daemon=True)
+        thread.start()
+
+        def told(began_s: float) -> float:
+            thread.join(LONGEST_END_S)
+            return came[0] - began_s if came else float("inf")
+
+        return told
 
     def _phases(self, job: str) -> list[str]:
         """What each rank does just now; "?" where it has not said yet."""
@@ -257,12 +286,12 @@ class Soak:
             found.append(str(newest.phase) if newest is not None and is_new else "?")
         return found
 
-    def _stop(self, job: str, run_dir: Path, restarts: int) -> Stop:
+    def _stop(self, job: str, restarts: int) -> Stop:
         """Send a signal at a random moment; wait until the ranks are gone."""
         if self.random.random() < 0.1:
             time.sleep(self.random.uniform(0, 6))  # while it starts
         else:
-            self._wait_for_step(job, run_dir, restarts)
+            self.wait_for_step(job)
             time.sleep(self.random.uniform(0, self.window_s))
         ranks = self.slurm.ranks(job)
         kind = self.random.choice(KINDS)
