@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback
 
+from rank_server import variables_of
 from resscale.cli import main
 from resscale.data.builtin import resolve
 
@@ -320,6 +322,30 @@ def test_later_configs_and_overrides_win(
 
 def test_a_folder_that_does_not_exist_holds_no_shards(refuse: Refuse) -> None:
     assert refuse("--data.train", "nothing").startswith("No shards at nothing: there is no such")
+
+
+def test_a_fault_that_a_rank_finds_behind_rank_0s_checks_is_told_with_its_name(
+    config: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("resscale.cli_train.end_with_launcher", lambda: None)
+    # As rank 0 starts the others of its machine: on this one the data are not there.
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("RESSCALE_RUN_DIR", str(tmp_path / "run"))
+    options = ["fit", "--config", config, "--data.train", "nothing", "--trainer.devices", "2"]
+    assert main(options) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"resscale: rank 1 on {socket.gethostname()}: No shards at nothing")
+    # Under torchrun rank 0 looks at the same time, and tells what it finds.
+    run_dir = f"--run_dir={tmp_path / 'run'}"
+    for name, value in variables_of(1, world_size=2, port=1, arguments=[run_dir]).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        main(options)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == ""
 
 
 def test_an_empty_folder_holds_no_shards(refuse: Refuse, tmp_path: Path) -> None:

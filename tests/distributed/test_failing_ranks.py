@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,11 +14,11 @@ from typing import Any
 import pytest
 from lingering import wait_until_none_is_left
 
+from rank_server import RankServer
 from resscale.training.failure import EVENT
 from resscale.training.rundir import RunDir
 
 HERE = Path(__file__).parent
-STRATEGIES = ("ddp", "deepspeed_1")
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,12 @@ class Ended:
     ended_after_s: float
 
 
-def command(run_dir: Path, kind: str, strategy: str, *options: str) -> list[str]:
+def command(run_dir: Path, kind: str, *options: str) -> list[str]:
     """Train on two ranks, one of which fails."""
     return [
         *(sys.executable, "-m", "resscale", "fit", "--config=configs/demo.yaml"),
         *(f"--run_dir={run_dir}", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"),
-        *("--trainer.devices=2", f"--trainer.strategy={strategy}", "--data.val=null"),
+        *("--trainer.devices=2", "--trainer.strategy=ddp", "--data.val=null"),
         *("--trainer.callbacks+=injected_faults.Fault", f"--trainer.callbacks.kind={kind}"),
         *options,
     ]
@@ -50,10 +49,10 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sought)}
 
 
-def fail(repository: Path, run_dir: Path, kind: str, strategy: str, *options: str) -> Ended:
+def fail(repository: Path, run_dir: Path, kind: str, *options: str) -> Ended:
     """Train until no process is left."""
     process = subprocess.Popen(
-        command(run_dir, kind, strategy, *options),
+        command(run_dir, kind, *options),
         cwd=repository,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -76,29 +75,18 @@ def fail(repository: Path, run_dir: Path, kind: str, strategy: str, *options: st
     return Ended(process.returncode, said, events[0], run.read_summary(), after_s)
 
 
-def start_by_hand(repository: Path, run_dir: Path, kind: str) -> list[subprocess.Popen[str]]:
-    """Start two ranks as srun or torchrun do: none of them is the other's parent."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    job = {"TORCHELASTIC_RUN_ID": "job", "RESSCALE_RUN_DIR": str(run_dir), "WORLD_SIZE": "2"}
-    here = {"LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-    return [
-        subprocess.Popen(
-            command(run_dir, kind, "ddp", "--data.num_workers=0"),
-            cwd=repository,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={
-                **environment(),
-                **job,
-                **here,
-                **{"MASTER_PORT": port, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            },
-        )
-        for rank in (0, 1)
-    ]
+def fail_forked(
+    rank_server: RankServer, repository: Path, run_dir: Path, kind: str, *options: str
+) -> Ended:
+    """Train on ranks of which none has started the other, as srun and torchrun start them."""
+    arguments = command(run_dir, kind, *options)[3:]
+    ended = rank_server.run(*arguments, cwd=repository, environ=environment())
+    ended_s = time.time()
+    wait_until_none_is_left(run_dir)
+    run = RunDir(run_dir)
+    (event,) = run.read_events(EVENT)
+    after_s = ended_s - event["time_s"]
+    return Ended(ended.codes[0], ended.said, event, run.read_summary(), after_s)
 
 
 def assert_named(ended: Ended, step: int, phase: str) -> None:
@@ -112,9 +100,7 @@ def assert_named(ended: Ended, step: int, phase: str) -> None:
     assert ended.ended_after_s < 60
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_an_exception_in_one_rank_ends_all(repository: Path, tmp_path: Path, strategy: str) -> None:
-    ended = fail(repository, tmp_path / "run", "raise", strategy, "--data.num_workers=0")
+def assert_raised(ended: Ended, run_dir: Path) -> None:
     assert ended.code == 1
     assert_named(ended, 3, "forward")
     assert (ended.event["kind"], ended.event["exception"]) == ("exception", "ArithmeticError")
@@ -123,25 +109,10 @@ def test_an_exception_in_one_rank_ends_all(repository: Path, tmp_path: Path, str
     assert injected in "\n".join(ended.said.splitlines()[-5:])
     # Told once on the console, and in the rank's own file.
     assert ended.said.count(injected) == 1
-    assert injected in RunDir(tmp_path / "run").log(1).read_text()
+    assert injected in RunDir(run_dir).log(1).read_text()
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_killed_rank_ends_all(repository: Path, tmp_path: Path, strategy: str) -> None:
-    ended = fail(repository, tmp_path / "run", "kill", strategy, "--data.num_workers=1")
-    assert ended.code == 1
-    assert_named(ended, 3, "backward")
-    assert (ended.event["kind"], ended.event["traceback"]) == ("gone", "")
-    assert ended.event["message"].startswith("killed by SIGKILL")
-    assert "no traceback" in ended.said.splitlines()[-2]
-
-
-@pytest.mark.parametrize(("strategy", "workers"), [("ddp", 1), ("deepspeed_1", 0)])
-def test_a_read_that_never_returns_ends_all(
-    repository: Path, tmp_path: Path, strategy: str, workers: int
-) -> None:
-    options = (f"--data.num_workers={workers}", "--hang_timeout_s=10")
-    ended = fail(repository, tmp_path / "run", "stuck read", strategy, *options)
+def assert_stuck(ended: Ended) -> None:
     assert ended.code == 70
     assert_named(ended, 3, "data")
     assert ended.event["kind"] == "hang"
@@ -151,8 +122,46 @@ def test_a_read_that_never_returns_ends_all(
     assert "in read_batch" in ended.said
 
 
+def test_an_exception_in_one_rank_ends_all(repository: Path, tmp_path: Path) -> None:
+    ended = fail(repository, tmp_path / "run", "raise", "--data.num_workers=0")
+    assert_raised(ended, tmp_path / "run")
+
+
+def test_an_exception_under_deepspeed_is_told_alike(
+    rank_server: RankServer, repository: Path, tmp_path: Path
+) -> None:
+    options = ("--data.num_workers=0", "--trainer.strategy=deepspeed_1")
+    ended = fail_forked(rank_server, repository, tmp_path / "run", "raise", *options)
+    assert_raised(ended, tmp_path / "run")
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "deepspeed_1"])
+def test_a_killed_rank_ends_all(repository: Path, tmp_path: Path, strategy: str) -> None:
+    options = ("--data.num_workers=1", f"--trainer.strategy={strategy}")
+    ended = fail(repository, tmp_path / "run", "kill", *options)
+    assert ended.code == 1
+    assert_named(ended, 3, "backward")
+    assert (ended.event["kind"], ended.event["traceback"]) == ("gone", "")
+    assert ended.event["message"].startswith("killed by SIGKILL")
+    assert "no traceback" in ended.said.splitlines()[-2]
+
+
+def test_a_read_that_never_returns_ends_all(repository: Path, tmp_path: Path) -> None:
+    # On a busy machine the first reading process alone takes ten seconds to start.
+    options = ("--data.num_workers=1", "--hang_timeout_s=20")
+    assert_stuck(fail(repository, tmp_path / "run", "stuck read", *options))
+
+
+def test_a_read_that_never_returns_in_the_ranks_own_process_ends_all(
+    rank_server: RankServer, repository: Path, tmp_path: Path
+) -> None:
+    options = ("--data.num_workers=0", "--hang_timeout_s=10", "--trainer.strategy=deepspeed_1")
+    run_dir = tmp_path / "run"
+    assert_stuck(fail_forked(rank_server, repository, run_dir, "stuck read", *options))
+
+
 def test_a_rank_killed_before_training_begins_ends_all(repository: Path, tmp_path: Path) -> None:
-    ended = fail(repository, tmp_path / "run", "die early", "ddp", "--data.num_workers=0")
+    ended = fail(repository, tmp_path / "run", "die early", "--data.num_workers=0")
     assert ended.code == 1
     assert (ended.event["rank"], ended.event["phase"]) == (1, "start")
     assert "rank 1 of 2 failed first, at step 0 in phase start" in ended.said.splitlines()[-2]
@@ -160,20 +169,22 @@ def test_a_rank_killed_before_training_begins_ends_all(repository: Path, tmp_pat
 
 
 def test_where_another_launcher_started_the_ranks_they_watch_each_other(
-    repository: Path, tmp_path: Path
+    rank_server: RankServer, repository: Path, tmp_path: Path
 ) -> None:
-    run = RunDir(tmp_path / "run")
-    first, second = start_by_hand(repository, run.path, "kill")
-    try:
-        said = first.communicate(timeout=240)[0]
-        assert first.returncode == 1, said
-        line = "rank 1 of 2 failed first, at step 3 in phase backward (host "
-        assert line in said.splitlines()[-2], said
-        (event,) = run.read_events(EVENT)
-        assert (event["rank"], event["pid"]) == (1, second.pid)
-        assert event["message"].startswith("its process is gone")
-        assert second.wait(60) == -signal.SIGKILL
-    finally:
-        for process in (first, second):
-            process.kill()
-            process.communicate()
+    options = ("kill", "--data.num_workers=0")
+    ended = fail_forked(rank_server, repository, tmp_path / "run", *options)
+    assert ended.code == 1
+    assert_named(ended, 3, "backward")
+    assert ended.event["message"].startswith("its process is gone")
+
+
+def test_where_rank_0_is_killed_another_rank_tells_it(
+    rank_server: RankServer, repository: Path, tmp_path: Path
+) -> None:
+    options = ("kill", "--data.num_workers=0", "--trainer.callbacks.rank=0")
+    ended = fail_forked(rank_server, repository, tmp_path / "run", *options)
+    assert ended.code == -signal.SIGKILL
+    line = "rank 0 of 2 failed first, at step 3 in phase backward (host "
+    assert line in ended.said.splitlines()[-2], ended.said
+    assert ended.event["message"].startswith("its process is gone")
+    assert ended.status["status"] == "failed"
