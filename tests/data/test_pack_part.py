@@ -22,7 +22,7 @@ import pytest
 
 from resscale.data.digits import digits_splits
 from resscale.data.manifest import MANIFEST_NAME, Manifest
-from resscale.data.pack import Packed, PartPacked, pack_splits
+from resscale.data.pack import Packed, PartPacked, _pack, pack_splits
 from resscale.data.pack_part import WHOLE, Part, temporary_name
 from resscale.data.pack_plan import PackOptions, make_plan
 from resscale.data.pack_shard import write_shard
@@ -138,6 +138,18 @@ def test_left_out_samples_of_all_parts_are_listed_in_order(
     assert isinstance(packed, Packed)
     assert packed.left_out == 3
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_a_part_that_begins_while_the_last_one_ends_writes_nothing(
+    tmp_path: Path, reference: Path, contents: Contents
+) -> None:
+    shutil.copytree(reference, tmp_path, dirs_exist_ok=True)
+    before = {path.name: path.stat().st_ino for path in (tmp_path / "train").iterdir()}
+    # As if the folder had been free a moment ago.
+    plan = make_plan(digits_splits()[0], OPTIONS)
+    assert isinstance(_pack(plan, tmp_path / "train", "test", Part(1, 3)), Packed)
+    assert {path.name: path.stat().st_ino for path in (tmp_path / "train").iterdir()} == before
+    assert contents(tmp_path) == contents(reference)
 
 
 def test_parts_that_end_together_leave_one_manifest(

@@ -89,6 +89,16 @@ def test_torn_last_line_costs_one_shard(plan: Plan, tmp_path: Path) -> None:
     assert [sorted(json.loads(line))[0] for line in lines] == ["options", "bytes"]  # mended
 
 
+def test_a_whole_state_is_not_written_again(plan: Plan, tmp_path: Path) -> None:
+    with PackState(tmp_path, plan) as state:
+        state.add(write_first_shard(plan, tmp_path))
+    # Another part that reads it meanwhile must not find it empty.
+    stamp = (tmp_path / STATE_NAME).stat().st_mtime_ns
+    with PackState(tmp_path, plan) as state:
+        assert len(state.results) == 1
+    assert (tmp_path / STATE_NAME).stat().st_mtime_ns == stamp
+
+
 @pytest.mark.parametrize("text", ["", '{"plan": "0'])
 def test_state_without_its_first_line_begins_anew(plan: Plan, tmp_path: Path, text: str) -> None:
     (tmp_path / STATE_NAME).write_text(text)
