@@ -76,7 +76,7 @@ def judge_rates(facts: Mapping[Rank, RateFacts], images: Images) -> list[Finding
             Finding(
                 NAME,
                 "warn",
-                f"data-bound: {loader:,.0f} of {step:,.0f} images/s{each}",
+                f"data-bound: {_rate(loader)} of {_rate(step)} images/s{each}",
                 remedy_of(slowest, images),
             )
         )
@@ -85,8 +85,8 @@ def judge_rates(facts: Mapping[Rank, RateFacts], images: Images) -> list[Finding
         Finding(
             NAME,
             "ok",
-            f"{_readers(slowest.num_workers)} {loader:,.0f} images/s, the steps take "
-            f"{step:,.0f} in passes of {slowest.step_rows}{each}",
+            f"{_readers(slowest.num_workers)} {_rate(loader)} images/s, the steps take "
+            f"{_rate(step)} in passes of {slowest.step_rows}{each}",
         )
     ]
 
@@ -131,6 +131,10 @@ def _readers(count: int) -> str:
     return "1 worker reads" if count == 1 else f"{count} workers read"
 
 
+def _rate(images_per_s: float) -> str:
+    return f"{images_per_s:,.0f}" if images_per_s >= 100 else f"{images_per_s:.1f}"
+
+
 def _uneven(facts: Mapping[Rank, RateFacts]) -> list[Finding]:
     rates = {rank: f.step_per_s for rank, f in facts.items() if f.step_per_s}
     if len(rates) < 2:
@@ -141,8 +145,8 @@ def _uneven(facts: Mapping[Rank, RateFacts]) -> list[Finding]:
         Finding(
             NAME,
             "warn",
-            f"rank {rank.number} on {rank.host} steps {rate:,.0f} images/s, the median is "
-            f"{median:,.0f}: all ranks wait for it",
+            f"rank {rank.number} on {rank.host} steps {_rate(rate)} images/s, the median is "
+            f"{_rate(median)}: all ranks wait for it",
             f"look for other work or heat on {rank.host}, or leave it out (--exclude={rank.host})",
         )
         for rank, rate in rates.items()
