@@ -59,6 +59,18 @@ def assert_same_history(trial: Trial, undisturbed: Trial) -> None:
     assert trial.summary()["status"] == "done"
 
 
+def assert_same_weights(trial: Trial, undisturbed: Trial) -> None:
+    """The same but for the order in which ranks' gradients are added.
+
+    It depends on the number of ranks, and from three on in the first step of each start too: gloo
+    adds in an order that depends on an element's place, and DDP moves the elements behind a
+    process's first step.
+    """
+    weights = trial.weights()
+    for name, tensor in undisturbed.weights().items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4)
+
+
 def resumed_at(trial: Trial) -> list[int]:
     """The steps that the later starts went on from."""
     return [event["step"] for event in trial.events("resumed")]
@@ -77,7 +89,7 @@ def test_a_run_of_two_nodes_sees_each_sample_once_and_validates_once_an_epoch(
     assert not undisturbed.events("resumed")
 
 
-def test_a_stopped_and_preempted_job_ends_with_the_weights_of_an_undisturbed_one(
+def test_a_stopped_and_preempted_job_ends_as_an_undisturbed_one(
     told: Told, undisturbed: Trial
 ) -> None:
     (ended,) = told("stopped")
@@ -85,9 +97,7 @@ def test_a_stopped_and_preempted_job_ends_with_the_weights_of_an_undisturbed_one
     assert (ended.facts["JobState"], ended.facts["Restarts"]) == ("COMPLETED", "4"), trial.said
     assert_same_history(trial, undisturbed)
     assert trial.checkpoints() == undisturbed.checkpoints()
-    weights = undisturbed.weights()
-    for name, tensor in trial.weights().items():
-        assert torch.equal(tensor, weights[name]), name
+    assert_same_weights(trial, undisturbed)
 
 
 def test_each_stop_saves_where_it_happens(told: Told) -> None:
@@ -105,7 +115,7 @@ def test_a_second_signal_while_saving_changes_nothing(told: Told) -> None:
     assert resumed_at(ended.trial)[-1] == 36
 
 
-def test_a_job_that_loses_ranks_and_nodes_ends_with_the_weights_of_an_undisturbed_one(
+def test_a_job_that_loses_ranks_and_nodes_ends_as_an_undisturbed_one(
     told: Told, undisturbed: Trial
 ) -> None:
     (ended,) = told("lost")
@@ -113,9 +123,7 @@ def test_a_job_that_loses_ranks_and_nodes_ends_with_the_weights_of_an_undisturbe
     assert (ended.facts["JobState"], ended.facts["Restarts"]) == ("COMPLETED", "4"), trial.said
     assert_same_history(trial, undisturbed)
     assert trial.checkpoints() == undisturbed.checkpoints()
-    weights = undisturbed.weights()
-    for name, tensor in trial.weights().items():
-        assert torch.equal(tensor, weights[name]), name
+    assert_same_weights(trial, undisturbed)
 
 
 def test_a_loss_costs_the_work_since_the_last_checkpoint(told: Told) -> None:
@@ -168,10 +176,7 @@ def test_a_job_goes_on_with_fewer_nodes(told: Told, undisturbed: Trial) -> None:
     assert "16/rank × 2 ranks × 2 accum = 64 global" in fewer.trial.said
     assert "16/rank × 1 rank × 4 accum = 64 global" in fewer.trial.said
     assert fewer.trial.checkpoints() == undisturbed.checkpoints()
-    weights = fewer.trial.weights()
-    for name, tensor in undisturbed.weights().items():
-        # The same micro-batches on other numbers of ranks: the order of sums differs.
-        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4)
+    assert_same_weights(fewer.trial, undisturbed)
 
 
 @pytest.mark.parametrize(
