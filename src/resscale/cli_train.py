@@ -320,6 +320,7 @@ class Session:
             self.ckpt_path = None  # all is loaded
         if self.stage == "fit":
             self.average = explain_average(EmaConfig(**self.config.ema), checkpoint)
+            self.run.belong_to(self.start.owner())
             if self.launch.is_first:
                 self.run.take(self.start.owner())
                 self.run.config.write_text(yaml.safe_dump(plain, sort_keys=False))

@@ -50,6 +50,18 @@ def test_what_an_earlier_start_was_told_is_not_taken(tmp_path: Path, job: SlurmJ
         join_meeting(tmp_path, requeued, timeout_s=0.2)
 
 
+def test_what_was_told_to_starts_that_were_killed_does_not_pile_up(
+    tmp_path: Path, job: SlurmJob
+) -> None:
+    other = dataclasses.replace(job, job_id="47", restart_count=0)
+    call_meeting(tmp_path, job, Meeting("n1", 1))
+    call_meeting(tmp_path, other, Meeting("n1", 2))
+    requeued = dataclasses.replace(job, restart_count=1)
+    call_meeting(tmp_path, requeued, Meeting("n1", 3))
+    left = set((tmp_path / "ranks").iterdir())
+    assert left == {meeting_file(tmp_path, other), meeting_file(tmp_path, requeued)}
+
+
 def test_tasks_of_an_array_do_not_hear_each_other(tmp_path: Path, job: SlurmJob) -> None:
     other = dataclasses.replace(job, job_id="4700_2")
     assert meeting_file(tmp_path, job) != meeting_file(tmp_path, other)

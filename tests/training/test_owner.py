@@ -88,3 +88,12 @@ def test_an_abandoned_run_is_free_for_anybody(tmp_path: Path) -> None:
     other = RunDir(tmp_path)
     other.take(Owner("4712", 0))
     other.leave()
+
+
+def test_every_rank_can_see_that_its_start_is_over(tmp_path: Path) -> None:
+    # A machine whose network is cut, but not its disk, hears of nothing else.
+    other_rank = RunDir(tmp_path)
+    other_rank.belong_to(FIRST)
+    assert other_rank.lost_to() is None
+    write_owner(tmp_path, SECOND)
+    assert other_rank.lost_to() == SECOND

@@ -24,7 +24,7 @@ class Deadline:
     """
 
     def __init__(self, job: SlurmJob, ask: Callable[[], float | None] | None = None) -> None:
-        self._ask = ask if ask is not None else lambda: ask_slurm(job.raw_id)
+        self._ask = ask if ask is not None else lambda: ask_slurm(job.job_id)
         self._end_s = job.end_time_s if job.end_time_s is not None else self._ask()
         self._asked_s = float("-inf")
 
@@ -45,15 +45,15 @@ class Deadline:
         return now_s >= self._end_s - margin_s
 
 
-def ask_slurm(raw_id: str) -> float | None:
+def ask_slurm(job_id: str) -> float | None:
     """Return when a job ends, seconds since 1970; None where SLURM does not say.
 
     Args:
-        raw_id: the job's number.
+        job_id: the job's number, with that of the task in an array.
     """
     try:
         answer = subprocess.run(
-            ["squeue", "--noheader", "--jobs", raw_id, "--format", "%e"],
+            ["squeue", "--noheader", "--jobs", job_id, "--format", "%e"],
             capture_output=True,
             text=True,
             timeout=_ANSWER_TIMEOUT_S,

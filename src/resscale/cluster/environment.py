@@ -26,7 +26,8 @@ class SlurmJob:
 
     Args:
         job_id: "1234", or "1230_4" for task 4 of the array 1230.
-        raw_id: what SLURM's commands take.
+        raw_id: SLURM_JOB_ID. Of an array's last task it is the array's own number, which SLURM's
+            commands take for all of its tasks: give them `job_id`.
         step_id: number of the srun that started this process; None where none did.
         rank: number of this task among the step's.
         local_rank: the same on this node.

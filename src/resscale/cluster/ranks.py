@@ -66,6 +66,10 @@ def call_meeting(folder: Path, job: SlurmJob, meeting: Meeting) -> None:
     """
     target = meeting_file(folder, job)
     target.parent.mkdir(parents=True, exist_ok=True)
+    # What earlier starts were told that did not end by themselves.
+    for old in target.parent.glob(f"meeting-{job.job_id}-*-*.json"):
+        if old != target and f"-{job.restart_count}-" not in old.name:
+            old.unlink(missing_ok=True)
     temporary = target.with_name(target.name + ".tmp")
     temporary.write_text(json.dumps(asdict(meeting)) + "\n")
     temporary.replace(target)

@@ -130,7 +130,7 @@ def run_requeue(code: int, arguments: Sequence[str], job: SlurmJob) -> None:
         ledger = RunDir(run_dir).read_events(_EVENT)
         ends = [entry for entry in ledger if entry.get("code") != STOPPED]
         decision = decide(code, step, [int(entry.get("step", 0)) for entry in ends])
-    if decision.requeue and not _is_ours(job.raw_id):
+    if decision.requeue and not _is_ours(job.job_id):
         decision = Decision(False, "SLURM has ended the job, or requeues it by itself")
     if run_dir is not None and code != 0:
         RunDir(run_dir).append_event(
@@ -145,18 +145,18 @@ def run_requeue(code: int, arguments: Sequence[str], job: SlurmJob) -> None:
     verb = "goes back into the queue" if decision.requeue else "ends"
     print(f"resscale: job {job.job_id} {verb}: {decision.reason}", flush=True)
     if decision.requeue:
-        _requeue(job.raw_id)
+        _requeue(job.job_id)
 
 
-def _is_ours(raw_id: str) -> bool:
-    found = find_jobs(raw_id)
+def _is_ours(job_id: str) -> bool:
+    found = find_jobs(job_id)
     return not found or may_requeue(found[0])
 
 
-def _requeue(raw_id: str) -> None:
+def _requeue(job_id: str) -> None:
     """Requeue; again after a pause where slurmctld is just being started anew."""
     for attempt in range(_TRIES):
-        answer = call(["scontrol", "requeue", raw_id])
+        answer = call(["scontrol", "requeue", job_id])
         if answer.returncode == 0:
             return
         if attempt + 1 < _TRIES:

@@ -107,8 +107,9 @@ class FailureWatch(Callback):
             self._world_size,
             self.hang_timeout_s,
             self._end,
-            # One rank looks: when it ends, so do the others.
-            self._give_way if rank == 0 else None,
+            # One rank of each machine looks: when it ends, so do the others there. A machine whose
+            # network is cut hears of nothing else.
+            self._give_way if trainer.local_rank == 0 else None,
         )
         self._watchdog.start()
 

@@ -123,6 +123,10 @@ class RunDir:
         write_owner(self.path, owner)
         self._owner = owner
 
+    def belong_to(self, owner: Owner) -> None:
+        """Note which start this process is of, without taking anything; for the other ranks."""
+        self._owner = owner
+
     def lost_to(self) -> Owner | None:
         """Return the later start of this job that has taken the run directory over, if any."""
         if self._owner is None:
