@@ -15,7 +15,12 @@ from resscale.data import Manifest
 from resscale.data.builtin import resolve
 from resscale.errors import UserInputError
 from resscale.training import checkpoint as module
-from resscale.training.checkpoint import STATE_KEY, Checkpointer, load_checkpoint
+from resscale.training.checkpoint import (
+    STATE_KEY,
+    Checkpointer,
+    check_resumable,
+    load_checkpoint,
+)
 from resscale.training.checkpoint_background import BackgroundCheckpointIO
 from resscale.training.checkpoint_folder import newest_first
 from resscale.training.checkpoint_io import AtomicCheckpointIO, write_checkpoint
@@ -157,12 +162,19 @@ def test_a_checkpoint_says_what_a_resume_must_know(run: RunDir) -> None:
 
 def a_trainer(**changes: Any) -> Any:
     """A trainer whose data is what `STATE` says, with some facts changed."""
-    facts = {"global_batch_size": 64, "seed": 0, "fingerprint": "f00d", **changes}
+    facts = {
+        "global_batch_size": 64, "seed": 0, "fingerprint": "f00d",
+        "shuffle": "window", "window": 4096, "partitions": 1,
+        **changes,
+    }  # fmt: skip
     return SimpleNamespace(
         world_size=1,
         datamodule=SimpleNamespace(
             global_batch_size=facts["global_batch_size"],
             seed=facts["seed"],
+            shuffle=facts["shuffle"],
+            window=facts["window"],
+            partitions=facts["partitions"],
             manifest=lambda split: SimpleNamespace(fingerprint=facts["fingerprint"]),
             samples_seen=0,
             plan=lambda ranks: SimpleNamespace(accumulate=1),
@@ -173,6 +185,7 @@ def a_trainer(**changes: Any) -> Any:
 
 STATE = {
     "global_batch_size": 64, "seed": 0, "manifest": "f00d", "global_step": 3, "samples_seen": 192,
+    "config": {"data": {"shuffle": "window", "window": 4096, "partitions": 1}},
 }  # fmt: skip
 
 
@@ -181,6 +194,9 @@ STATE = {
     [
         ({"seed": 1}, r"with seed=0, now it is 1: .* Set seed_everything as it was"),
         ({"global_batch_size": 32}, r"global_batch_size=64, now it is 32: .* data\.global_batch"),
+        ({"partitions": 2}, r"with partitions=1, now it is 2: .* Set data\.partitions as it was"),
+        ({"shuffle": "full"}, r"with shuffle=window, now it is full: .* Set data\.shuffle"),
+        ({"window": 512}, r"with window=4096, now it is 512: .* Set data\.window"),
         ({"fingerprint": "beef"}, r"manifest=f00d, now it is beef: .* Set data\.train as it was"),
     ],
 )
@@ -189,6 +205,12 @@ def test_going_on_with_another_order_of_samples_is_refused(
 ) -> None:
     with pytest.raises(UserInputError, match=said):
         Checkpointer().on_load_checkpoint(a_trainer(**change), None, {STATE_KEY: dict(STATE)})
+
+
+def test_a_window_that_orders_nothing_may_change() -> None:
+    data = a_trainer(shuffle="full", window=512).datamodule
+    full = {**STATE, "config": {"data": {"shuffle": "full", "window": 4096, "partitions": 1}}}
+    assert check_resumable({STATE_KEY: full}, data) == full
 
 
 def test_a_checkpoint_of_another_program_is_refused() -> None:

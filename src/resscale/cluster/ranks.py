@@ -21,7 +21,9 @@ from resscale.errors import UserInputError
 
 # Nodes start their tasks seconds apart, and imports over a network file system take minutes.
 MEETING_TIMEOUT_S = 600.0
-_POLL_S = 0.1
+# Thousands of ranks look into one folder: less and less often.
+_FIRST_POLL_S = 0.05
+_LONGEST_POLL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,13 @@ def join_meeting(folder: Path, job: SlurmJob, timeout_s: float = MEETING_TIMEOUT
     """
     target = meeting_file(folder, job)
     deadline = time.monotonic() + timeout_s
+    poll_s = _FIRST_POLL_S
     while time.monotonic() < deadline:
         found = _read(target)
         if found is not None:
             return found
-        time.sleep(_POLL_S)
+        time.sleep(poll_s)
+        poll_s = min(_LONGEST_POLL_S, 1.5 * poll_s)
     raise UserInputError(
         f"rank {job.rank} on {job.node_name} has waited {timeout_s:g} s for rank 0's word in "
         f"{target}: the run directory must lie on a file system that all nodes share (--run_dir "

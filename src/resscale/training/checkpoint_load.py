@@ -21,7 +21,7 @@ def check_resumable(checkpoint: dict[str, Any], data: ShardDataModule) -> dict[s
     """Return what a checkpoint says of its run, if training on `data` can go on from it.
 
     Raises:
-        UserInputError: not one of ours; other data, another global batch or another seed.
+        UserInputError: not one of ours; other data, another global batch, seed or order.
     """
     state: dict[str, Any] | None = checkpoint.get(STATE_KEY)
     if state is None:
@@ -32,6 +32,11 @@ def check_resumable(checkpoint: dict[str, Any], data: ShardDataModule) -> dict[s
     _refuse_other(state, "global_batch_size", data.global_batch_size, "data.global_batch_size")
     _refuse_other(state, "seed", data.seed, "seed_everything")
     _refuse_other(state, "manifest", data.manifest("train").fingerprint, "data.train")
+    saved = (state.get("config") or {}).get("data", {})
+    for name in ("shuffle", "window", "partitions"):
+        # A window orders nothing but in a windowed shuffle.
+        if name in saved and (name != "window" or data.shuffle == "window"):
+            _refuse_other(saved, name, getattr(data, name), f"data.{name}")
     return state
 
 
