@@ -25,7 +25,7 @@ RANKS = [Rank(0, "n1"), Rank(1, "n1"), Rank(2, "n2"), Rank(3, "n2")]
 def test_the_worst_level_counts() -> None:
     assert worst([]) == "ok"
     assert worst([WELL, SLOW]) == "warn"
-    assert worst([WELL, FULL, SLOW]) == "fail"
+    assert worst([WELL, FULL, SLOW]) == worst([SLOW, FULL, WELL]) == "fail"
 
 
 def test_a_fault_without_a_remedy_is_a_mistake() -> None:

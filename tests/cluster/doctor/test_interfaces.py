@@ -1,6 +1,8 @@
 """Which network interface connections go over."""
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 from resscale.cluster.doctor.interfaces import (
@@ -42,6 +44,25 @@ def test_this_process_s_own_connections_are_found_and_no_others() -> None:
                 new = own_connections() - before
         assert [connection.local for connection in new] == ["127.0.0.1", "127.0.0.1"]
     assert own_connections() == before
+
+
+def test_connections_of_other_processes_are_not_this_one_s() -> None:
+    program = (
+        "import socket\n"
+        "listener = socket.create_server(('127.0.0.1', 0))\n"
+        "there = socket.create_connection(listener.getsockname()[:2])\n"
+        "here, _ = listener.accept()\n"
+        "print('connected', flush=True)\n"
+        "input()\n"
+    )
+    before = own_connections()
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "connected\n"
+        assert own_connections() == before
+        other.communicate("\n", timeout=60)
 
 
 def test_an_address_is_that_of_its_interface() -> None:
