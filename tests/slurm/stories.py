@@ -81,7 +81,7 @@ def stopped(stage: Stage) -> list[Ended]:
     _set_job(slurm, trial.job, f"TimeLimit={60 * int(hours) + int(minutes) + 2}")
     trial.wait_until_heard(4)
     trial.hold_at(STEPS_PER_EPOCH + VALIDATING)
-    slurm.wait_for(lambda: slurm.state(trial.job) == "PENDING", "the requeue")
+    slurm.wait_for(lambda: slurm.state(trial.job) == "PENDING", "the requeue", 600)
     _set_job(slurm, trial.job, "TimeLimit=60")
 
     # In the validation, the batch shell alone hears of it.

@@ -21,7 +21,7 @@ EVERY_N_STEPS = 5
 COMMON = (
     "--config=configs/demo.yaml",
     "--model.model=resnet8_cifar",
-    # Low, so that a rounding stays one over the 44 steps.
+    # Low, so that a rounding does not grow into another training within 44 steps.
     "--model.optimizer.lr=0.01",
     "--data.log_sample_ids=true",
     "--data.micro_batch_size=16",
@@ -164,6 +164,12 @@ class Trial:
         """How often each epoch was validated."""
         with (self.run_dir / "metrics.csv").open() as file:
             return Counter(int(row["epoch"]) for row in csv.DictReader(file) if row["val/loss"])
+
+    def losses(self) -> list[tuple[int, float]]:
+        """The training loss by step, each the mean since the one before it, or since a start."""
+        with (self.run_dir / "metrics.csv").open() as file:
+            rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+        return [(int(row["step"]), float(row["train/loss"])) for row in rows]
 
     def checkpoints(self) -> list[str]:
         """The files that are left."""
