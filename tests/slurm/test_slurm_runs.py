@@ -1,7 +1,8 @@
 """Jobs on a real cluster that are stopped, preempted and lose nodes: they end as if undisturbed.
 
 All of it happens side by side (stories.py), for most of it is waiting; the tests look at what is
-left. One job is never disturbed, and the others' histories, losses and weights are compared with its own.
+left. One job is never disturbed, and the others' histories, losses and weights are compared with
+its own.
 """
 
 from __future__ import annotations
