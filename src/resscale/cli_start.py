@@ -14,6 +14,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 
 from resscale.cli_lightning import Stage
 from resscale.cluster.deadline import Deadline
+from resscale.cluster.doctor.cpus import CpuFacts, cpus_per_rank
 from resscale.cluster.environment import Launch
 from resscale.cluster.ranks import (
     HeldPort,
@@ -24,8 +25,9 @@ from resscale.cluster.ranks import (
     main_address,
     meeting_file,
 )
+from resscale.cluster.refusal import Refusal
 from resscale.cluster.shape import check_gpus, check_sees_gpus, check_shape
-from resscale.errors import UserInputError
+from resscale.errors import ResscaleError, UserInputError
 from resscale.training.checkpoint import Checkpointer, find_newest_valid
 from resscale.training.owner import Owner
 from resscale.training.preempt import PreemptConfig, Preemption
@@ -61,12 +63,23 @@ class Start:
         name = Path(str(config.config[-1])).stem if config.config else "run"
         self.run = RunDir(self._choose_run_dir(name, digest))
         self._port: HeldPort | None = None
+        self._refusal = None if launch.srun is None else Refusal(self._folder(), launch.srun)
+        if self._refusal is not None and launch.is_first:
+            self._refusal.clear()
         self._meeting = self._meet()
+        if self._refusal is not None:
+            self._refusal.watch()
         if self._meeting is not None and not launch.is_first:
             path = self._meeting.ckpt_path
             self.ckpt_path = None if path is None else Path(path)
-        else:
+            return
+        try:
+            self._refuse_used()
             self.ckpt_path = self._choose_checkpoint()
+        except BaseException as error:
+            # The others wait for a word.
+            self.refuse(getattr(error, "exit_code", ResscaleError.exit_code))
+            raise
 
     def environment(self) -> ClusterEnvironment:
         """Return how ranks find each other: by srun, by torchrun, or on this machine alone."""
@@ -79,7 +92,7 @@ class Start:
         """Return what stops this run on request; rank 0 watches the job's time for all."""
         job = self._launch.slurm
         is_near = Deadline(job).is_near if job is not None and self._launch.is_first else None
-        return Preemption(checkpointer, config, is_near, STARTUP.over)
+        return Preemption(checkpointer, config, is_near, self.has_begun)
 
     def fit_to_job(self, trainer_config: dict[str, Any]) -> None:
         """Set the trainer's nodes and devices to SLURM's, in place.
@@ -113,9 +126,27 @@ class Start:
             self._call(Meeting(self._meeting.address, self._meeting.port, path))
 
     def refuse(self, code: int) -> None:
-        """Let the other ranks end with the same code: rank 0 has refused to begin."""
+        """Let the other ranks end with the same code: this one cannot begin."""
+        if self._refusal is not None:
+            self._refusal.tell(code)
         if self._meeting is not None and self._launch.is_first:
             self._call(Meeting("", 0, None, code))
+
+    def has_begun(self) -> None:
+        """Training has the signals, and watches the ranks."""
+        STARTUP.over()
+        if self._refusal is not None:
+            self._refusal.over()
+
+    def cpus_per_rank(self, ranks_on_node: int) -> int:
+        """Return the CPUs that each rank can count on: its own where SLURM has bound it to them.
+
+        Args:
+            ranks_on_node: that share the CPUs otherwise.
+        """
+        job = self._launch.srun
+        facts = CpuFacts(len(os.sched_getaffinity(0)), os.cpu_count() or 1)
+        return cpus_per_rank(facts, ranks_on_node, None if job is None else job.cpus_per_task)
 
     def forget(self) -> None:
         """Remove what rank 0 has told, and give the port back: the ranks have met."""
@@ -167,9 +198,14 @@ class Start:
             )
         else:
             run_dir = Path(config.run_dir)
-        if self._stage == "fit" and launch.is_first and not (resume or launch.is_restart):
-            refuse_used(run_dir)
         return run_dir
+
+    def _refuse_used(self) -> None:
+        launch, resume = self._launch, self._config.ckpt_path == "auto"
+        if launch.run_dir is not None or not launch.is_first or resume or launch.is_restart:
+            return
+        if self._stage == "fit":
+            refuse_used(self.run.path)
 
     def _choose_checkpoint(self) -> Path | None:
         asked = self._config.ckpt_path

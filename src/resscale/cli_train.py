@@ -28,7 +28,7 @@ from resscale.errors import (
     TrainingStopped,
     UserInputError,
 )
-from resscale.training.checkpoint import load_checkpoint
+from resscale.training.checkpoint import load_checkpoint, tidy_finished
 from resscale.training.ema_checkpoint import explain_average, load_averaged
 from resscale.training.ema_decay import EmaConfig
 from resscale.training.failure_watch import FailureWatch
@@ -101,6 +101,7 @@ def run_fit(argv: Sequence[str]) -> int:
     if code:
         raise ResscaleError(f"another rank ended with code {code}; see its message above.")
     if session.trainer.is_global_zero:
+        tidy_finished(session.run, session.trainer)
         session.summarise(status)
     return 0
 
@@ -131,6 +132,7 @@ def run_predict(argv: Sequence[str]) -> int:
         )
     finally:
         code = session.wait_for_ranks()
+        session.start.forget()
     if session.trainer.is_global_zero:
         print(f"{writer.count} predictions in {writer.path}")
     return code
@@ -149,6 +151,7 @@ def _evaluate(stage: Literal["validate", "test"], argv: Sequence[str]) -> int:
         )
     finally:
         code = session.wait_for_ranks()
+        session.start.forget()
     if session.trainer.is_global_zero:
         prefix = "val" if stage == "validate" else "test"
         metrics = session.trainer.callback_metrics
@@ -284,9 +287,9 @@ class Session:
         self.launch.check_nodes(self.config.trainer.num_nodes)
         plain = plain_config(cli)
         digest = config_digest(plain)
+        self._rank_0_is_well = self.launch.launcher != "torchrun"
         self.start = Start(self.stage, cli.config, self.launch, digest, self._asks_for_weights)
         self.run, self.ckpt_path = self.start.run, self.start.ckpt_path
-        self._rank_0_is_well = self.launch.launcher != "torchrun"
         try:
             self._build(cli, plain)
         except BaseException as error:
@@ -301,6 +304,7 @@ class Session:
         cli.build(self)
         self.trainer, self.model, self.data = cli.trainer, cli.model, cli.datamodule
         STARTUP.before_end = self._kill_ranks
+        self.data.cpus_per_rank = self.start.cpus_per_rank(self.trainer.num_devices)
         self.watch.attach(self.trainer)
         self.trainer.resscale_config = plain  # type: ignore[attr-defined]
         splits = tuple(s for s in _SPLITS[self.stage] if s != "val" or self._wants("val"))
@@ -323,10 +327,14 @@ class Session:
             self.run.belong_to(self.start.owner())
             if self.launch.is_first:
                 self.run.take(self.start.owner())
-                self.run.config.write_text(yaml.safe_dump(plain, sort_keys=False))
+                text = yaml.safe_dump(plain, sort_keys=False)
+                # Slower ranks may be reading it just now.
+                if self.run.config.read_text() != text:
+                    self.run.config.write_text(text)
             os.environ[RUN_DIR_VARIABLE] = str(self.run.path.resolve())
 
     def _kill_ranks(self) -> None:
+        self.start.refuse(Preempted.exit_code)
         launcher = self.trainer.strategy.launcher
         if isinstance(launcher, RankLauncher):
             launcher.kill(signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -48,7 +49,9 @@ def test_an_end_that_slurm_did_not_put_into_the_environment_is_asked_for() -> No
 
 
 def test_a_job_without_a_limit_has_no_end() -> None:
-    assert not Deadline(job(None), lambda: None).is_near(60.0, now_s=1e12)
+    deadline = Deadline(job(None), lambda: None)
+    assert not deadline.is_near(60.0, now_s=time.time())
+    assert not deadline.is_near(60.0, now_s=1e12)
 
 
 def test_slurm_s_answer_is_of_this_machine_s_zone() -> None:
@@ -66,3 +69,12 @@ def test_where_there_is_no_slurm_nobody_is_asked(
 ) -> None:
     monkeypatch.setitem(os.environ, "PATH", str(tmp_path))
     assert ask_slurm("7") is None
+
+
+def test_an_end_that_a_busy_slurm_did_not_tell_is_asked_for_again() -> None:
+    answers = iter([None, 100_000.0])
+    deadline = Deadline(job(None), lambda: next(answers))
+    now_s = time.time()
+    assert not deadline.is_near(60.0, now_s=now_s)
+    # Ten minutes later; 100,000 is long ago.
+    assert deadline.is_near(60.0, now_s=now_s + 601)

@@ -26,6 +26,7 @@ TASK = {
 # The batch script of the same job.
 BATCH = {
     "SLURM_JOB_ID": "4711",
+    "SLURM_NTASKS": "4",
     "SLURM_PROCID": "0",
     "SLURM_LOCALID": "0",
     "SLURM_TASKS_PER_NODE": "2(x2)",
@@ -64,6 +65,19 @@ def test_a_batch_script_without_srun_is_refused_where_the_job_has_tasks() -> Non
     assert launch.launcher is None
     with pytest.raises(UserInputError, match=r"4 tasks on 2 nodes.*`srun resscale fit --x 'a b'`"):
         launch.check_started(["resscale", "fit", "--x", "a b"])
+
+
+def test_a_job_that_asked_for_no_tasks_has_one_on_each_node() -> None:
+    # `sbatch --nodes=1 --exclusive`: SLURM says how many tasks the CPUs would be enough for.
+    exclusive = {
+        "SLURM_JOB_ID": "4711",
+        "SLURM_TASKS_PER_NODE": "64",
+        "SLURM_JOB_NUM_NODES": "1",
+    }
+    read_launch(exclusive).check_started(["resscale", "fit"])
+    two = {**exclusive, "SLURM_JOB_NUM_NODES": "2", "SLURM_TASKS_PER_NODE": "64(x2)"}
+    with pytest.raises(UserInputError, match="has 2 tasks on 2 nodes"):
+        read_launch(two).check_started(["resscale", "fit"])
 
 
 def test_the_shell_of_salloc_is_no_step_of_srun() -> None:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from resscale.cluster.requeue import decide, find_run_dir, main, may_requeue, newest_step
+from resscale.cluster.requeue import _has_hung, decide, find_run_dir, main, may_requeue, newest_step
 from resscale.cluster.slurm import JobInfo
 
 
 def test_a_stop_on_request_is_always_requeued() -> None:
     assert decide(75, step=0, failed_at=[0] * 50).requeue
+    # 50 stops, each of them further than the one before.
+    assert decide(75, step=50, failed_at=[], stopped_at=range(50)).requeue
 
 
 @pytest.mark.parametrize("code", [0, 2, 70, 130])
@@ -154,3 +156,26 @@ def test_a_run_of_unknown_place_is_requeued_three_times(
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
     assert main(["1", "--config", "demo.yaml"]) == 0
     assert "job 4711 ends: exit code 1 for the 4th time" in capsys.readouterr().out
+
+
+def test_a_job_that_is_stopped_before_it_gets_anywhere_does_not_go_on_for_ever() -> None:
+    assert decide(75, step=40, failed_at=[], stopped_at=[40] * 9).requeue
+    ended = decide(75, step=40, failed_at=[], stopped_at=[40] * 10)
+    assert not ended.requeue
+    assert ended.reason == "stopped for the 11th time without a newer checkpoint"
+
+
+def test_ranks_that_stood_still_have_had_a_fault() -> None:
+    assert not decide(70, step=40, failed_at=[]).requeue
+    assert decide(70, step=40, failed_at=[], is_hang=True).requeue
+    assert not decide(70, step=40, failed_at=[40] * 3, is_hang=True).requeue
+
+
+def test_a_hang_of_an_earlier_start_is_no_hang_of_this_one() -> None:
+    hang = {"time": "2026-11-23T10:00:00+0000", "kind": "hang"}
+    gone = {"time": "2026-11-23T12:00:00+0000", "kind": "gone"}
+    requeued = {"time": "2026-11-23T11:00:00+0000", "code": 70}
+    assert _has_hung([hang], [])
+    assert not _has_hung([hang], [requeued])
+    assert not _has_hung([hang, gone], [])
+    assert not _has_hung([], [])

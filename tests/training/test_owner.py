@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from resscale.errors import UserInputError
+from resscale.errors import ResscaleError, UserInputError
 from resscale.training.owner import Owner, owner_file, read_owner, write_owner
 from resscale.training.rundir import RunDir
 
@@ -74,8 +74,10 @@ def test_nobody_else_takes_a_run_that_is_trained(tmp_path: Path, other: Owner) -
 def test_a_start_that_does_not_end_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     run.take(FIRST)
-    with pytest.raises(UserInputError, match="another process trains in"):
+    # No user's error (2), which would end the job for good.
+    with pytest.raises(ResscaleError, match=r"still locked \(process 10 on n1") as raised:
         RunDir(tmp_path).take(SECOND, patience_s=0.2)
+    assert raised.value.exit_code == 1
     # It has been told all the same.
     assert run.lost_to() == SECOND
     run.leave()

@@ -11,6 +11,8 @@ from resscale.cluster.environment import SlurmJob
 
 # An administrator may move the limit; nobody needs to know it to the second.
 _ASK_EVERY_S = 60.0
+# Of a job that has no end, or whose end SLURM did not tell when it was busy.
+_ASK_ABOUT_NONE_EVERY_S = 600.0
 _ANSWER_TIMEOUT_S = 10.0
 
 
@@ -26,7 +28,7 @@ class Deadline:
     def __init__(self, job: SlurmJob, ask: Callable[[], float | None] | None = None) -> None:
         self._ask = ask if ask is not None else lambda: ask_slurm(job.job_id)
         self._end_s = job.end_time_s if job.end_time_s is not None else self._ask()
-        self._asked_s = float("-inf")
+        self._asked_s = time.time() if self._end_s is None else float("-inf")
 
     def is_near(self, margin_s: float, now_s: float | None = None) -> bool:
         """Return whether fewer than `margin_s` seconds are left.
@@ -36,6 +38,10 @@ class Deadline:
             now_s: seconds since 1970; None: now.
         """
         now_s = time.time() if now_s is None else now_s
+        if self._end_s is None:
+            if now_s - self._asked_s < _ASK_ABOUT_NONE_EVERY_S:
+                return False
+            self._asked_s, self._end_s = now_s, self._ask()
         if self._end_s is None or now_s < self._end_s - margin_s:
             return False
         if now_s - self._asked_s >= _ASK_EVERY_S:

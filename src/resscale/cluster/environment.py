@@ -182,6 +182,9 @@ def read_slurm(environ: Mapping[str, str] = os.environ) -> SlurmJob | None:
         step_id = None
     scope = "SLURM_STEP" if step_id is not None else "SLURM"
     tasks = environ.get(f"{scope}_TASKS_PER_NODE") or environ.get("SLURM_TASKS_PER_NODE") or "1"
+    if step_id is None and not {"SLURM_NTASKS", "SLURM_NTASKS_PER_NODE"} & environ.keys():
+        # Nobody has asked for tasks: SLURM says how many the CPUs would be enough for.
+        tasks = f"1(x{environ.get('SLURM_JOB_NUM_NODES', '1')})"
     nodes = environ.get(f"{scope}_NODELIST") or environ.get("SLURM_JOB_NODELIST") or ""
     end_time = environ.get("SLURM_JOB_END_TIME")
     return SlurmJob(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from resscale.cluster.environment import SlurmJob, read_slurm
 from resscale.cluster.slurm import JobInfo, call, explain_refusal, find_jobs
@@ -27,6 +28,9 @@ _FINAL = {
     130: "the user gave up",
 }
 _MAX_STALLED = 3
+# A time limit that is too short to train a step in, say.
+_MAX_IDLE_STOPS = 10
+_HANG = 70
 _EVENT = "requeue"
 _TRIES = 5
 _PAUSE_S = 5.0
@@ -45,17 +49,29 @@ class Decision:
     reason: str
 
 
-def decide(code: int, step: int, failed_at: Sequence[int]) -> Decision:
+def decide(
+    code: int,
+    step: int,
+    failed_at: Sequence[int],
+    stopped_at: Sequence[int] = (),
+    *,
+    is_hang: bool = False,
+) -> Decision:
     """Decide by how the ranks ended, and by whether the run gets on.
 
     Args:
         code: exit code of the ranks: the highest of all.
         step: of the newest checkpoint, 0 where there is none.
-        failed_at: the same at each earlier failure (not at stops) of this run.
+        failed_at: the same at each earlier failure (not at stops) of this job.
+        stopped_at: the same at each earlier stop.
+        is_hang: the ranks stood still, as behind a cut network: a fault, and no guard's stop.
     """
     if code == STOPPED:
+        if sum(1 for earlier in stopped_at if earlier >= step) >= _MAX_IDLE_STOPS:
+            count = _MAX_IDLE_STOPS + 1
+            return Decision(False, f"stopped for the {count}th time without a newer checkpoint")
         return Decision(True, "stopped on request")
-    if code in _FINAL:
+    if code in _FINAL and not (code == _HANG and is_hang):
         return Decision(False, _FINAL[code])
     stalled = sum(1 for earlier in failed_at if earlier >= step)
     if stalled < _MAX_STALLED:
@@ -124,12 +140,22 @@ def run_requeue(code: int, arguments: Sequence[str], job: SlurmJob) -> None:
     run_dir = find_run_dir(arguments, job.job_id)
     if run_dir is None:
         # Nothing tells whether it gets on.
-        decision = decide(code, 0, [0] * job.restart_count)
+        starts = [0] * job.restart_count
+        decision = decide(code, 0, starts, starts)
     else:
-        step = newest_step(run_dir)
-        ledger = RunDir(run_dir).read_events(_EVENT)
-        ends = [entry for entry in ledger if entry.get("code") != STOPPED]
-        decision = decide(code, step, [int(entry.get("step", 0)) for entry in ends])
+        run = RunDir(run_dir)
+        ledger = [entry for entry in run.read_events(_EVENT) if entry.get("job") == job.job_id]
+        stopped_at, failed_at = (
+            [int(entry.get("step", 0)) for entry in ledger if (entry["code"] == STOPPED) is stop]
+            for stop in (True, False)
+        )
+        decision = decide(
+            code,
+            newest_step(run_dir),
+            failed_at,
+            stopped_at,
+            is_hang=_has_hung(run.read_events("rank_failed"), ledger),
+        )
     if decision.requeue and not _is_ours(job.job_id):
         decision = Decision(False, "SLURM has ended the job, or requeues it by itself")
     if run_dir is not None and code != 0:
@@ -146,6 +172,13 @@ def run_requeue(code: int, arguments: Sequence[str], job: SlurmJob) -> None:
     print(f"resscale: job {job.job_id} {verb}: {decision.reason}", flush=True)
     if decision.requeue:
         _requeue(job.job_id)
+
+
+def _has_hung(failures: Sequence[dict[str, Any]], ledger: Sequence[dict[str, Any]]) -> bool:
+    """Tell whether the newest failure is a hang, and of this start."""
+    if not failures or failures[-1].get("kind") != "hang":
+        return False
+    return not ledger or str(failures[-1]["time"]) >= str(ledger[-1]["time"])
 
 
 def _is_ours(job_id: str) -> bool:

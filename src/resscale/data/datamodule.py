@@ -118,6 +118,8 @@ class ShardDataModule(LightningDataModule):
         self.eval_crop = CenterCrop(size, eval_resize or default_resize)
         self._manifests: dict[str, Manifest] = {}
         self._train_loader: TrainLoader | None = None
+        # CPUs of this rank, where somebody knows better than the process's affinity says.
+        self.cpus_per_rank: int | None = None
         # Called whenever a loader begins to wait for a batch; for loaders that are built later.
         self.before_wait: Callable[[], None] | None = None
 
@@ -288,7 +290,7 @@ class ShardDataModule(LightningDataModule):
     def _workers(self) -> WorkerOptions:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         local_ranks = self.trainer.num_devices if self.trainer is not None else 1
-        share = len(os.sched_getaffinity(0)) // max(1, local_ranks)
+        share = self.cpus_per_rank or len(os.sched_getaffinity(0)) // max(1, local_ranks)
         workers = max(0, share - 1) if self.num_workers is None else self.num_workers
         return WorkerOptions(workers, self.start_method, pin_memory=on_gpu)
 

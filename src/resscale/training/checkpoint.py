@@ -49,6 +49,7 @@ __all__ = [
     "find_newest_valid",
     "load_checkpoint",
     "newest_first",
+    "tidy_finished",
 ]
 
 _FORMAT = 1
@@ -124,7 +125,7 @@ class Checkpointer(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Clear up behind a kill, warn of a small disk, go on with the random numbers."""
         if trainer.is_global_zero:
-            self._clear_up(trainer)
+            self.clear_up(trainer)
             self._warn_of_small_disk(trainer, pl_module)
         if self._rng is not None:
             restore_rng(self._rng, trainer.strategy.root_device)
@@ -237,7 +238,8 @@ class Checkpointer(Checkpoint):
         if told is not None:
             raise CheckpointError(told)
 
-    def _clear_up(self, trainer: Trainer) -> None:
+    def clear_up(self, trainer: Trainer) -> None:
+        """Remove what a kill has left half written, and mend the links to what it has not."""
         folder = RunDir(trainer.default_root_dir).checkpoints
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
@@ -297,3 +299,22 @@ class Checkpointer(Checkpoint):
         # Checkpoints written before 2026-11-24 never stop in a validation.
         due = bool(state.get("validation_due", False))
         rewrite_loops(checkpoint["loops"]["fit_loop"], position, validation_due=due)
+
+
+def tidy_finished(run: RunDir, trainer: Trainer) -> None:
+    """Say that a run is done which was killed between its last checkpoint and its end.
+
+    A start that finds nothing left to train calls none of training's hooks.
+
+    Args:
+        run: the run directory.
+        trainer: behind a `fit` that ended well.
+    """
+    facts = run.read_summary()
+    if facts.get("status") in (None, "done"):
+        return
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set at run time
+        if isinstance(callback, Checkpointer):
+            callback.clear_up(trainer)
+    run.write_summary({**facts, "status": "done"})
+    run.append_event("ended", status="done", step=trainer.global_step)

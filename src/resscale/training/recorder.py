@@ -98,13 +98,14 @@ class Recorder(Callback):
         if trainer.is_global_zero:
             before = run.read_summary()
             data = trainer.datamodule  # type: ignore[attr-defined]
+            # Also to nothing: a start that was killed before its first checkpoint has logged steps.
+            position = Position.of(trainer)
+            step = trainer.global_step % position.steps_per_epoch
+            run.cut_back(position.epoch, step, trainer.global_step)
             self._num_macs = pl_module.num_macs(data.train_crop.size)  # type: ignore[operator]
             if self.resumed_from is not None:
                 self._bad_before = int(before.get("bad_samples", 0))
                 self._best_top1 = before.get("best_val_top1")
-                position = Position.of(trainer)
-                step = trainer.global_step % position.steps_per_epoch
-                run.cut_back(position.epoch, step, trainer.global_step)
                 run.append_event("resumed", path=str(self.resumed_from), step=trainer.global_step)
             self._write(trainer, pl_module, "running")
         # No rank may log a sample before the old logs are cut back.

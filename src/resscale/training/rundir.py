@@ -18,11 +18,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from resscale.errors import UserInputError
+from resscale.errors import ResscaleError, UserInputError
 from resscale.training.owner import Owner, read_owner, write_owner
 
 # How long an earlier start of a job may take to see that it is over: some rounds of its watchdog.
 _NOTICED_S = 5.0
+_MOMENT_S = 2.0
 
 METRIC_COLUMNS = (
     "epoch",
@@ -102,7 +103,8 @@ class RunDir:
         before = read_owner(self.path)
         self._lock = self.config.open("a")
         try:
-            is_free = _lock(self._lock)
+            # Who lists runs holds the lock for a moment.
+            is_free = _lock(self._lock) or _wait_for_lock(self._lock, _MOMENT_S)
             if not is_free and owner.follows(before):
                 write_owner(self.path, owner)
                 is_free = _wait_for_lock(self._lock, patience_s)
@@ -114,6 +116,13 @@ class RunDir:
             if owner.follows(before):
                 write_owner(self.path, owner)
                 time.sleep(_NOTICED_S)
+        if not is_free and owner.follows(before):
+            self.leave()
+            # No user's error: the job is worth another start.
+            raise ResscaleError(
+                f"{self.path} is still locked{_whose(before)}: an earlier start of this job has "
+                f"not ended in {patience_s:g} s, or its machine's lock outlives it."
+            )
         if not is_free:
             self.leave()
             raise UserInputError(

@@ -11,6 +11,7 @@ from resscale.cluster.environment import Launch, read_launch
 
 HAND = Launch(0, None, None)
 BATCH = {
+    "SLURM_NTASKS": "4",
     "SLURM_JOB_ID": "4711",
     "SLURM_TASKS_PER_NODE": "2(x2)",
     "SLURM_JOB_NODELIST": "n[1-2]",

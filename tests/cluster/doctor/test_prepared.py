@@ -53,7 +53,7 @@ def test_images_are_stored_as_they_were_packed(prepared: Prepared) -> None:
 
 
 def test_workers_follow_from_the_cpus_unless_they_are_said(prepared: Prepared) -> None:
-    assert prepared.num_workers(cpus=64, per_node=8) == 7  # 64 / 8 less the rank itself
-    assert prepared.num_workers(cpus=2, per_node=8) == 0
+    assert prepared.num_workers(cpus=8) == 7  # less the rank itself
+    assert prepared.num_workers(cpus=0) == 0
     prepared.data.num_workers = 5
-    assert prepared.num_workers(cpus=2, per_node=8) == 5
+    assert prepared.num_workers(cpus=2) == 5

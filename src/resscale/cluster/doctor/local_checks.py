@@ -93,7 +93,7 @@ def look_around(here: Surroundings, is_wanted: Callable[[str], bool]) -> LocalRe
     cpu_facts = cpus.probe_cpus()
     per_task = None if job is None else job.cpus_per_task or 1
     share = cpus.cpus_per_rank(cpu_facts, ranks.per_node, per_task)
-    workers = 0 if prepared is None else prepared.num_workers(cpu_facts.allowed, ranks.per_node)
+    workers = 0 if prepared is None else prepared.num_workers(share)
     result = LocalResult(ranks, workers, share, here.local_rank)
     add = result.findings.extend
     if is_wanted(versions.NAME):

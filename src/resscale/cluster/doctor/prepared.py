@@ -85,13 +85,12 @@ class Prepared:
         options = self.data.manifest("train").source.get("options") or {}
         return Images(self.data.train_crop.size, options.get("resize"))
 
-    def num_workers(self, cpus: int, per_node: int) -> int:
+    def num_workers(self, cpus: int) -> int:
         """Return the reading processes that `fit` would start for a rank.
 
         Args:
-            cpus: in the rank's affinity.
-            per_node: ranks on its node.
+            cpus: that the rank can count on.
         """
         if self.data.num_workers is not None:
             return self.data.num_workers
-        return max(0, cpus // per_node - 1)
+        return max(0, cpus - 1)
