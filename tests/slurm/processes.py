@@ -41,6 +41,24 @@ def running(*arguments: str) -> list[int]:
     return [pid for pid in every_pid() if arguments_of(pid)[-len(sought) :] == sought]
 
 
+def numbers_of(pid: int) -> list[int]:
+    """The numbers of a process in its namespaces, outermost first; empty where it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except _GONE:
+        return []
+    return [int(word) for line in lines if line.startswith("NSpid:") for word in line.split()[1:]]
+
+
+def first_of(*arguments: str) -> list[int]:
+    """The processes with just this command line that are number 1 of their namespace.
+
+    A copy of them that is about to become another program has the same command line.
+    """
+    found = [pid for pid in running(*arguments) if arguments_of(pid) == list(arguments)]
+    return [pid for pid in found if numbers_of(pid)[-1:] == [1]]
+
+
 def with_environment(**sought: str) -> list[int]:
     """The processes that began with these variables."""
     return [pid for pid in every_pid() if sought.items() <= environment_of(pid).items()]

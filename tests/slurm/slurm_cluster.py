@@ -315,19 +315,16 @@ class SlurmCluster:
 
     def _node_process(self, node: str) -> list[int]:
         """Process 1 of a node as this machine counts it; empty where the node is down."""
-        words = ["bash", *self._node_words(node)]
-        return [pid for pid in processes.running(*words) if processes.arguments_of(pid) == words]
+        return processes.first_of("bash", *self._node_words(node))
 
     def _pid_on_head(self, pid: int) -> str:
         """The number that a process has among the head node's."""
-        status = Path(f"/proc/{pid}/status").read_text()
-        (line,) = [line for line in status.splitlines() if line.startswith("NSpid:")]
-        return line.split()[2]
+        return str(processes.numbers_of(pid)[1])
 
     def _enter(self, name: str) -> list[str]:
         """The command that puts a command onto the head node or onto a node."""
-        words = ["bash", *(self._room_words() if name == "head" else self._node_words(name))]
-        (pid,) = [pid for pid in processes.running(*words) if processes.arguments_of(pid) == words]
+        words = self._room_words() if name == "head" else self._node_words(name)
+        (pid,) = processes.first_of("bash", *words)
         return ["nsenter", f"--target={pid}", "--mount", "--uts", "--net", "--pid"]
 
     def _on_head(self, *command: str) -> None:
