@@ -76,6 +76,8 @@ class DistributedDataParallel(DDPStrategy):
             assert isinstance(self.model, TorchDDP)
             # Lightning's option for hooks does nothing on a CPU, and torch's bf16 hook refuses it.
             self.model.register_comm_hook(None, _compressing(dtype))
+        assert isinstance(self.model, TorchDDP)
+        settle_buckets(self.model)
 
     @contextmanager
     def block_backward_sync(self) -> Generator[None, None, None]:
@@ -188,6 +190,32 @@ def device_type(accelerator: str | Accelerator) -> str:
             return "mps"
         return "cuda" if accelerator == "gpu" else "cpu"
     return accelerator
+
+
+def settle_buckets(model: TorchDDP) -> None:
+    """Let DDP choose for good which gradients lie where in what it reduces; all ranks together.
+
+    torch lays them out anew behind a process's first backward pass. gloo from three ranks on, and
+    NCCL's rings, add in an order that depends on an element's place: the first step of a resumed
+    process would be summed in another order than the same step of one that was not stopped. So a
+    backward pass without a net comes first: zeros, the last layers' first, as in a real one.
+
+    Args:
+        model: before its first step. That of a static graph stays as it is: torch learns the graph
+            in its first step, and this one would be a lie.
+    """
+    parameters = [p for p in model.module.parameters() if p.requires_grad]
+    if model.static_graph or not parameters:
+        return
+    with torch.enable_grad():
+        model._pre_forward(torch.zeros(1))  # type: ignore[no-untyped-call]
+        # Autograd goes back in the order of these sums, the last one first.
+        total = torch.zeros((), device=parameters[0].device)
+        for parameter in parameters:
+            total = total + (parameter * 0).sum()
+        model._post_forward(total).backward()  # type: ignore[no-untyped-call]
+    for parameter in parameters:
+        parameter.grad = None
 
 
 def _compressing(dtype: torch.dtype) -> Callable[[Any, Any], Future[torch.Tensor]]:
