@@ -75,6 +75,9 @@ def test_the_commands_are_the_documented_ones() -> None:
         "validate",
         "test",
         "predict",
+        "submit",
+        "runs",
+        "doctor",
         "pack",
         "index",
         "inspect",
@@ -122,8 +125,8 @@ def test_an_unknown_command_suggests_the_nearest(capsys: pytest.CaptureFixture[s
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == (
-        "resscale: 'vaildate' is not a command; there are fit, validate, test, predict, pack, "
-        "index, inspect, models, report, export. Did you mean 'validate'?\n"
+        "resscale: 'vaildate' is not a command; there are fit, validate, test, predict, "
+        "submit, runs, doctor, pack, index, inspect, models, report, export. Did you mean 'validate'?\n"
     )
 
 

@@ -98,6 +98,7 @@ def test_a_forgotten_srun_fails(
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     monkeypatch.setenv("SLURM_TASKS_PER_NODE", "2(x2)")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
     assert run_doctor(["--only", "placement"]) == 2
     assert "write `srun resscale doctor --only placement`" in capsys.readouterr().out
 

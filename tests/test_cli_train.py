@@ -167,6 +167,7 @@ def test_a_run_directory_holds_what_the_design_says(trained: tuple[Path, list[st
     names = {path.name for path in trained[0].iterdir()}
     assert names == {
         "config.yaml", "metrics.csv", "summary.json", "events.jsonl", "tensorboard", "checkpoints",
+        "ranks",
     }  # fmt: skip
 
 
@@ -505,7 +506,9 @@ def test_predict_refuses_a_format_that_it_does_not_write(
 def test_a_fault_that_every_rank_finds_is_told_by_the_first(
     config: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    # torchrun starts all at once: nothing tells a rank that the first has checked the data.
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "night")
+    monkeypatch.setenv("RANK", "1")
     with pytest.raises(SystemExit) as ended:
         main(["fit", "--config", config, "--data.train", "nothing"])
     assert ended.value.code == 2

@@ -146,7 +146,10 @@ def _dispatch(arguments: list[str]) -> int:
         # Before the seconds that importing torch takes.
         STARTUP.watch()
     module, function = COMMANDS[name][1].split(":")
-    code: int = getattr(importlib.import_module(module), function)(rest)
+    try:
+        code: int = getattr(importlib.import_module(module), function)(rest)
+    finally:
+        STARTUP.over()
     return code
 
 

@@ -268,7 +268,7 @@ def test_a_resumed_run_mends_what_a_kill_left(tmp_path: Path) -> None:
     checkpointer = Checkpointer()
     checkpointer.best_step = 2
     trainer = SimpleNamespace(default_root_dir=tmp_path, ckpt_path=new, global_step=2)
-    checkpointer._clear_up(trainer)
+    checkpointer.clear_up(trainer)
     for link in ("last.ckpt", "best.ckpt"):
         assert torch.load(folder / link, weights_only=True) == {"name": new.name}
     assert not list(folder.glob("*.tmp"))

@@ -36,6 +36,14 @@ STARTUP.over()
 print("ready", flush=True)
 time.sleep(60)
 """
+GIVES_BACK = """
+import signal, time
+before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+STARTUP.over()
+signal.signal(signal.SIGTERM, before)
+print("ready", flush=True)
+time.sleep(60)
+"""
 
 
 def start(program: str) -> subprocess.Popen[str]:
@@ -80,6 +88,13 @@ def test_once_training_has_the_signals_they_are_its_own() -> None:
 
 def test_what_nobody_has_taken_is_as_it_was_before() -> None:
     process = start(TRAINS)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_what_training_gives_back_afterwards_ends_the_process_again() -> None:
+    process = start(GIVES_BACK)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == -signal.SIGTERM

@@ -35,23 +35,31 @@ class Startup:
         reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         for number in SIGNALS:
-            self._before[number] = signal.signal(number, _heard)
+            self._before[number] = signal.signal(number, self._heard)
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         thread = threading.Thread(target=self._listen, args=(reader,), name="startup-signals")
         thread.daemon = True
         thread.start()
 
     def over(self) -> None:
-        """Give the signals back, but for those that somebody has taken since."""
-        if self._writer is None:
-            return
-        signal.set_wakeup_fd(-1)
+        """Give the signals back, but for those that somebody has taken since.
+
+        Who has taken them may have put them back here later: then they go on to whom they came
+        from, and a second call gives them back for good.
+        """
+        if self._writer is not None:
+            signal.set_wakeup_fd(-1)
+            self._writer.close()
+            self._writer = self.before_end = None
         for number, handler in self._before.items():
-            if signal.getsignal(number) is _heard:
+            if signal.getsignal(number) == self._heard:
                 signal.signal(number, handler)
-        self._before = {}
-        self._writer.close()
-        self._writer = self.before_end = None
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        """Do nothing while the thread listens, which the interpreter has told."""
+        if self._writer is None:
+            signal.signal(number, self._before[signal.Signals(number)])
+            os.kill(os.getpid(), number)
 
     def _listen(self, reader: socket.socket) -> None:
         with reader:
@@ -72,7 +80,3 @@ class Startup:
 
 # A process has one start and one set of signals.
 STARTUP = Startup()
-
-
-def _heard(number: int, frame: FrameType | None) -> None:
-    """Do nothing: the thread has been told by the interpreter."""

@@ -212,8 +212,9 @@ def settle_buckets(model: TorchDDP) -> None:
         # Autograd goes back in the order of these sums, the last one first.
         total = torch.zeros((), device=parameters[0].device)
         for parameter in parameters:
-            total = total + (parameter * 0).sum()
-        model._post_forward(total).backward()  # type: ignore[no-untyped-call]
+            # A product with itself: its gradient lies in memory as the parameter does.
+            total = total + (parameter * parameter.detach()).sum()
+        model._post_forward(total * 0).backward()  # type: ignore[no-untyped-call]
     for parameter in parameters:
         parameter.grad = None
 
