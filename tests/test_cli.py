@@ -126,7 +126,8 @@ def test_an_unknown_command_suggests_the_nearest(capsys: pytest.CaptureFixture[s
     assert said.out == ""
     assert said.err == (
         "resscale: 'vaildate' is not a command; there are fit, validate, test, predict, "
-        "submit, runs, doctor, pack, index, inspect, models, report, export. Did you mean 'validate'?\n"
+        "submit, runs, doctor, pack, index, inspect, models, report, export. "
+        "Did you mean 'validate'?\n"
     )
 
 
