@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from multiprocessing import forkserver
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -137,7 +137,7 @@ def reference(manifest: Manifest) -> list[list[Seen]]:
 def end(*loaders: TrainLoader | EvaluationLoader) -> None:
     """End the worker processes of loaders now, not when their memory is collected."""
     for loader in loaders:
-        iterator = loader._loader._iterator
+        iterator = getattr(loader._loader, "_iterator", None)
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
             iterator._shutdown_workers()
 
@@ -184,7 +184,10 @@ def test_the_next_epoch_crops_the_same_image_elsewhere(manifest: Manifest) -> No
 
 
 # Each world size with each number of workers but (2, 4), and both numbers with each start method.
-COVERING: list[tuple[int, int, StartMethod]] = [
+COVERING: list[tuple[int, int, StartMethod | Literal["threads"]]] = [
+    (1, 4, "threads"),
+    (2, 1, "threads"),
+    (3, 4, "threads"),
     (2, 0, "fork"),
     (3, 0, "fork"),
     (4, 0, "fork"),
@@ -206,10 +209,13 @@ def test_any_ranks_workers_and_start_method_give_the_same_batches(
     reference: list[list[Seen]],
     world_size: int,
     workers: int,
-    start_method: StartMethod,
+    start_method: StartMethod | Literal["threads"],
 ) -> None:
     """Ids, order, pixels, flips and labels; over two epochs with the same worker processes."""
-    options = WorkerOptions(workers, start_method)
+    if start_method == "threads":
+        options = WorkerOptions(workers, kind="threads")
+    else:
+        options = WorkerOptions(workers, start_method)
     epochs: list[list[list[Seen]]] = [[], []]
     for rank in range(world_size):
         loader = loader_of(manifest, world_size, rank, options)

@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import Dataset
 
 from resscale.data.augment import CenterCrop, Crop
-from resscale.data.decode import DecodeError, Decoder, PillowDecoder, Pixels
+from resscale.data.buffers import PixelBuffers
+from resscale.data.decode import DecodeError, Decoder, PillowDecoder
 from resscale.data.manifest import Manifest
 from resscale.data.permutation import Int64, hash_uint64, mix_key, uniforms
 from resscale.data.samples import Samples, ShardSamples
@@ -131,55 +132,104 @@ class ShardDataset(Dataset[Batch | Sample]):
         Raises:
             DataFormatError: the shard itself is damaged, or no sample of the batch can be decoded.
         """
-        ids, rows = request.ids, max(request.size, len(request.ids))
-        side = self.crop.size
-        pixels = np.zeros((rows, side, side, self.channels), dtype=np.uint8)
-        labels = np.full(rows, IGNORED, dtype=np.int64)
-        shown = np.full(rows, -1, dtype=np.int64)
-        shown[: len(ids)] = ids
-        crop_key = mix_key(self.seed, _CROP, request.epoch)
-        uniform = uniforms(ids, self.crop.num_uniforms, crop_key)
-        failures: dict[int, str] = {}
-        for row, sample in enumerate(ids.tolist()):
-            data, label = self.samples.read(sample)
+        batch = self.open_batch(request)
+        batch.read(0, len(request.ids))
+        return batch.close()
+
+    def open_batch(self, request: BatchRequest, buffers: PixelBuffers | None = None) -> OpenBatch:
+        """Return a micro-batch whose rows are to be read.
+
+        Args:
+            request: which samples.
+            buffers: lend the memory; None: fresh memory.
+        """
+        return OpenBatch(self, request, buffers)
+
+
+class OpenBatch:
+    """A micro-batch that is being read; several threads may read different rows of it.
+
+    Args:
+        dataset: whose samples.
+        request: which of them.
+        buffers: lend the memory; None: fresh memory.
+    """
+
+    def __init__(
+        self, dataset: ShardDataset, request: BatchRequest, buffers: PixelBuffers | None = None
+    ) -> None:
+        self._dataset = dataset
+        self._request = request
+        ids, crop = request.ids, dataset.crop
+        rows = max(request.size, len(ids))
+        if buffers is None:
+            self._pixels = np.zeros((rows, crop.size, crop.size, dataset.channels), dtype=np.uint8)
+        else:
+            self._pixels = buffers.take(rows, crop.size, dataset.channels)
+            self._pixels[len(ids) :] = 0
+        self._labels = np.full(rows, IGNORED, dtype=np.int64)
+        crop_key = mix_key(dataset.seed, _CROP, request.epoch)
+        self._uniform = uniforms(ids, crop.num_uniforms, crop_key)
+        self._failures: dict[int, str] = {}
+
+    def read(self, start: int, stop: int) -> None:
+        """Read and decode rows `start` to `stop`; damaged images are noted.
+
+        Raises:
+            DataFormatError: the shard itself is damaged.
+        """
+        samples, decoder, crop = self._dataset.samples, self._dataset.decoder, self._dataset.crop
+        for row, sample in enumerate(self._request.ids[start:stop].tolist(), start):
+            data, label = samples.read(sample)
             try:
-                self.decoder.decode(data, self.crop, uniform[row], pixels[row])
-                labels[row] = label
+                decoder.decode(data, crop, self._uniform[row], self._pixels[row])
+                self._labels[row] = label
             except DecodeError as error:
-                failures[row] = str(error)
-        bad = self._replace(ids, failures, pixels, labels)
-        flip_key = mix_key(self.seed, _FLIP, request.epoch)
+                self._failures[row] = str(error)
+
+    def close(self) -> Batch:
+        """Replace what is damaged and return the batch, once all rows have been read.
+
+        Raises:
+            DataFormatError: no sample of the batch can be decoded.
+        """
+        request, dataset = self._request, self._dataset
+        bad = self._replace()
+        shown = np.full(len(self._labels), -1, dtype=np.int64)
+        shown[: len(request.ids)] = request.ids
+        flip_key = mix_key(dataset.seed, _FLIP, request.epoch)
         flips = (hash_uint64(shown.astype(np.uint64), flip_key) >> np.uint64(63)).astype(bool)
         return Batch(
-            image=torch.from_numpy(pixels).permute(0, 3, 1, 2),
-            label=torch.from_numpy(labels),
-            flip=torch.from_numpy(flips & self.flip),
+            image=torch.from_numpy(self._pixels).permute(0, 3, 1, 2),
+            label=torch.from_numpy(self._labels),
+            flip=torch.from_numpy(flips & dataset.flip),
             id=torch.from_numpy(shown),
             epoch=request.epoch,
             step=request.step,
             bad=bad,
         )
 
-    def _replace(
-        self, ids: Int64, failures: dict[int, str], pixels: Pixels, labels: Int64
-    ) -> list[BadSample]:
+    def _replace(self) -> list[BadSample]:
         """Fill the rows that failed from good rows of the same micro-batch; return the list."""
+        ids, samples, failures = self._request.ids, self._dataset.samples, self._failures
+        replace = self._dataset.replace_bad
         good = [row for row in range(len(ids)) if row not in failures]
-        if failures and not good and self.replace_bad:
+        if failures and not good and replace:
             first = int(ids[0])
             raise DataFormatError(
                 f"none of the {len(ids)} samples of a micro-batch can be decoded, "
-                f"{self.samples.key(first)} for one ({failures[0]}). Look at the data with: "
-                f"resscale inspect {self.samples.origin(first).rpartition('/')[0]}"
+                f"{samples.key(first)} for one ({failures[0]}). Look at the data with: "
+                f"resscale inspect {samples.origin(first).rpartition('/')[0]}"
             )
         bad = []
-        for number, (row, reason) in enumerate(failures.items()):
+        # Threads may have noted them in any order; what stands in for them must not depend on it.
+        for number, (row, reason) in enumerate(sorted(failures.items())):
             sample, source = int(ids[row]), -1
-            pixels[row] = 0
-            if self.replace_bad:
+            self._pixels[row] = 0
+            if replace:
                 donor = good[number % len(good)]
-                pixels[row], labels[row] = pixels[donor], labels[donor]
+                self._pixels[row], self._labels[row] = self._pixels[donor], self._labels[donor]
                 source = int(ids[donor])
-            origin = self.samples.origin(sample).rpartition("/")[2]
-            bad.append(BadSample(sample, self.samples.key(sample), origin, reason, source))
+            origin = samples.origin(sample).rpartition("/")[2]
+            bad.append(BadSample(sample, samples.key(sample), origin, reason, source))
         return bad

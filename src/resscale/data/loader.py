@@ -10,10 +10,10 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -21,20 +21,36 @@ from torch.utils.data import DataLoader, Dataset
 from resscale.data.batching import BatchPlan
 from resscale.data.dataset import Batch, BatchRequest, ShardDataset
 from resscale.data.order import EpochOrder
+from resscale.data.thread_reader import ThreadReader
 from resscale.data.worker_stacks import offer_stack
 from resscale.errors import ResscaleError
 
 StartMethod = Literal["fork", "forkserver", "spawn"]
+WorkerKind = Literal["processes", "threads"]
+_Loader = DataLoader[Batch | ResscaleError] | ThreadReader
 
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """How batches are read: processes per rank, how they start, batches each keeps ready."""
+    """Readers per rank, how processes start, batches that each keeps ready, and what readers are."""
 
     num_workers: int = 0
     start_method: StartMethod = "forkserver"
     prefetch_factor: int = 4
     pin_memory: bool = False
+    kind: WorkerKind = "processes"
+
+
+class Requests(Protocol):
+    """Batch requests in order, as often as they are asked for."""
+
+    def __iter__(self) -> Iterator[BatchRequest]:
+        """Begin with the first."""
+        ...
+
+    def __len__(self) -> int:
+        """Return their number."""
+        ...
 
 
 class TrainLoader:
@@ -182,11 +198,9 @@ def raise_errors(batch: Batch | ResscaleError) -> Batch:
     return batch
 
 
-def _begin(
-    loader: DataLoader[Batch | ResscaleError],
-) -> Iterator[Batch | ResscaleError]:
-    """Return a loader's batches; its reading processes start now."""
-    context = loader.multiprocessing_context
+def _begin(loader: _Loader) -> Iterator[Batch | ResscaleError]:
+    """Return a loader's batches; its readers start now."""
+    context = None if isinstance(loader, ThreadReader) else loader.multiprocessing_context
     if context is not None and context.get_start_method() == "forkserver":
         _start_fork_server()
     return iter(loader)
@@ -227,10 +241,12 @@ def _next(batches: Iterator[Batch | ResscaleError]) -> Batch | ResscaleError | N
         ) from error
 
 
-def build_loader(
-    dataset: ShardDataset, requests: Sized, options: WorkerOptions
-) -> DataLoader[Batch | ResscaleError]:
-    """Build a DataLoader that reads one request at a time, in their order."""
+def build_loader(dataset: ShardDataset, requests: Requests, options: WorkerOptions) -> _Loader:
+    """Build what reads one request at a time, in their order."""
+    if options.num_workers and options.kind == "threads":
+        return ThreadReader(
+            dataset, requests, options.num_workers, options.prefetch_factor, options.pin_memory
+        )
     workers: dict[str, Any] = {}
     if options.num_workers:
         context = multiprocessing.get_context(options.start_method)

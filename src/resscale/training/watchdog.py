@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from resscale.data.thread_reader import THREAD_NAME
 from resscale.data.worker_stacks import worker_stacks
 from resscale.training.failure import Failure, announce, first_to_blame, read_failure
 from resscale.training.phase import (
@@ -175,11 +176,17 @@ class Watchdog(threading.Thread):
         return announce(self.run_dir, self.life, failure)
 
     def _stacks(self) -> str:
-        """Return where the main thread and the reading processes of this rank are."""
-        frame = sys._current_frames().get(self._main.ident or 0)
-        lines = traceback.format_stack(frame) if frame is not None else []
-        main = "Traceback of the main thread (most recent call last):\n" + "".join(lines)
-        return main + "".join(
+        """Return where the main thread and the readers of this rank are."""
+        frames = sys._current_frames()
+        threads = [t for t in threading.enumerate() if t.name.startswith(THREAD_NAME)]
+        stacks = {"the main thread": self._main, **{f"thread {t.name}": t for t in threads}}
+        text = "".join(
+            f"Traceback of {name} (most recent call last):\n"
+            + "".join(traceback.format_stack(frames[thread.ident]))
+            for name, thread in stacks.items()
+            if thread.ident in frames
+        )
+        return text + "".join(
             f"Reading process {pid}:\n{stack}" for pid, stack in worker_stacks().items()
         )
 
