@@ -1,5 +1,7 @@
 """The manifest: written and read back, and each way in which shards can differ from it."""
 
+import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from resscale.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, index_name, sha256_of
-from resscale.errors import DataFormatError
+from resscale.errors import DataFormatError, UserInputError
 
 
 @pytest.fixture
@@ -63,6 +65,58 @@ def test_shards_without_manifest_name_the_command_that_mends_it(tmp_path: Path) 
     (tmp_path / "a.tar").touch()
     with pytest.raises(DataFormatError, match=r"no manifest\.json\. Make it: resscale index"):
         Manifest.load(tmp_path)
+
+
+def test_the_file_is_plain_indented_json(manifest: Manifest, tmp_path: Path) -> None:
+    text = (tmp_path / MANIFEST_NAME).read_text()
+    assert text == json.dumps(json.loads(text), indent=1) + "\n"
+    assert json.loads(text)["shards"][1] == {
+        "name": "t-1.tar",
+        "samples": 2,
+        "bytes": 100,
+        "sha256": sha256_of(tmp_path / "t-1.tar"),
+    }
+
+
+def test_shards_may_lie_elsewhere(manifest: Manifest, tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    folder.mkdir()
+    moved = dataclasses.replace(manifest, root=str(folder), shards_root="s3://bucket/train")
+    moved.save(folder)
+    loaded = Manifest.load(folder)
+    assert loaded == moved
+    assert loaded.fingerprint == manifest.fingerprint
+    assert loaded.shard_location(1) == "s3://bucket/train/t-1.tar"
+    assert loaded.index_location(1) == str(folder / "t-1.index.npz")
+    with pytest.raises(UserInputError, match=r"s3://bucket/train/t-1\.tar is no file here"):
+        loaded.shard_path(1)
+
+
+def test_where_shards_lie_may_begin_at_the_manifest(manifest: Manifest, tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    folder.mkdir()
+    dataclasses.replace(manifest, shards_root="..").save(folder)
+    assert Manifest.load(folder).shard_path(0).samefile(tmp_path / "t-0.tar")
+
+
+def test_an_address_of_a_file_is_a_path(manifest: Manifest, tmp_path: Path) -> None:
+    assert Manifest.load(f"file://{tmp_path}") == manifest
+    assert Manifest.load(f"file:{tmp_path}/{MANIFEST_NAME}").shard_path(0).is_file()
+
+
+def test_a_checksum_that_nobody_took_is_not_compared(manifest: Manifest) -> None:
+    shards = [dataclasses.replace(shard, sha256="") for shard in manifest.shards]
+    manifest.shard_path(1).write_bytes(bytes(100))
+    assert dataclasses.replace(manifest, shards=shards).wrong_checksums() == []
+
+
+def test_a_fingerprint_is_the_digest_of_one_json_text(manifest: Manifest) -> None:
+    shards = [ShardInfo(f"t-{n}.tar", n, 2 * n, f"{n:064x}") for n in range(20_001)]
+    many = dataclasses.replace(manifest, shards=shards)
+    rows = [[s.name, s.samples, s.bytes, s.sha256] for s in shards]
+    text = json.dumps([["a", "b"], rows])
+    assert many.fingerprint == hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert Manifest((), (), ()).fingerprint == hashlib.sha256(b"[[], []]").hexdigest()[:16]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 1}', "\xff"])

@@ -14,8 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,32 +23,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resscale.errors import DataFormatError
+from resscale.data.locations import is_url, join, local_path, name_of, parent
+from resscale.data.shard_presence import check_presence, sha256_of_location
+from resscale.data.shard_table import ShardInfo as ShardInfo
+from resscale.data.shard_table import ShardTable
+from resscale.data.shard_table import index_name as index_name
+from resscale.errors import DataFormatError, UserInputError
 
 MANIFEST_NAME = "manifest.json"
 PACKING_PATTERN = ".pack*.jsonl"
 """Files that stand beside shards as long as `resscale pack` has not ended."""
 FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class ShardInfo:
-    """One shard: its file name, number of samples, size in bytes and SHA-256 (hex)."""
-
-    name: str
-    samples: int
-    bytes: int
-    sha256: str
-
-    @property
-    def index_name(self) -> str:
-        """File name of the shard's offset index."""
-        return index_name(self.name)
-
-
-def index_name(shard_name: str) -> str:
-    """Return the offset index's file name of a shard: `a.tar` has `a.index.npz`."""
-    return shard_name.removesuffix(".tar") + ".index.npz"
+_HASHED_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -60,29 +46,40 @@ class Manifest:
         shards: the shards in order.
         class_counts: samples per label; as long as the largest label + 1.
         source: how the shards were made (command, seed, resize ...), for people to read.
-        root: folder that the shards lie in; not stored in the file.
+        root: location of the folder that manifest and offset indices lie in; not stored.
+        shards_root: location of the folder that the shards lie in, where that is another one.
     """
 
     classes: tuple[str, ...]
-    shards: tuple[ShardInfo, ...]
+    shards: Sequence[ShardInfo]
     class_counts: tuple[int, ...]
     source: dict[str, Any] = field(default_factory=dict)
     root: str = "."
+    shards_root: str | None = None
 
-    @cached_property
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shards", ShardTable.of(self.shards))
+
+    @property
+    def table(self) -> ShardTable:
+        """The shards as columns."""
+        assert isinstance(self.shards, ShardTable)
+        return self.shards
+
+    @property
     def shard_sizes(self) -> npt.NDArray[np.int64]:
         """Samples per shard: int64 array (num_shards,)."""
-        return np.array([shard.samples for shard in self.shards], dtype=np.int64)
+        return self.table.samples
 
     @cached_property
     def num_samples(self) -> int:
         """Samples in all shards."""
-        return int(self.shard_sizes.sum())
+        return int(self.table.samples.sum())
 
     @cached_property
     def num_bytes(self) -> int:
         """Bytes in all shards."""
-        return sum(shard.bytes for shard in self.shards)
+        return int(self.table.bytes.sum())
 
     @property
     def num_classes(self) -> int:
@@ -92,46 +89,78 @@ class Manifest:
     @cached_property
     def fingerprint(self) -> str:
         """Hex digest of everything that decides which sample an id means."""
-        facts = [[s.name, s.samples, s.bytes, s.sha256] for s in self.shards]
-        return hashlib.sha256(json.dumps([list(self.classes), facts]).encode()).hexdigest()[:16]
+        # What it is the digest of is one JSON text; hashed piece by piece, a million shards need
+        # no gigabyte for it.
+        digest = hashlib.sha256(f"[{json.dumps(list(self.classes))}, [".encode())
+        for start in range(0, len(self.shards), _HASHED_AT_ONCE):
+            rows = self.table[start : start + _HASHED_AT_ONCE]
+            text = json.dumps([[s.name, s.samples, s.bytes, s.sha256] for s in rows])
+            digest.update(((", " if start else "") + text[1:-1]).encode())
+        digest.update(b"]]")
+        return digest.hexdigest()[:16]
+
+    def shard_location(self, shard: int) -> str:
+        """Location of shard number `shard`: a path, or an address."""
+        return join(self.shards_root or self.root, self.table.names[shard])
+
+    def index_location(self, shard: int) -> str:
+        """Location of the offset index of shard number `shard`."""
+        return join(self.root, index_name(self.table.names[shard]))
 
     def shard_path(self, shard: int) -> Path:
-        """Path of shard number `shard`."""
-        return Path(self.root) / self.shards[shard].name
+        """Path of shard number `shard`.
+
+        Raises:
+            UserInputError: it does not lie on a file system.
+        """
+        return _path(self.shard_location(shard))
 
     def index_path(self, shard: int) -> Path:
-        """Path of the offset index of shard number `shard`."""
-        return Path(self.root) / self.shards[shard].index_name
+        """Path of the offset index of shard number `shard`.
+
+        Raises:
+            UserInputError: it does not lie on a file system.
+        """
+        return _path(self.index_location(shard))
 
     @classmethod
     def load(cls, path_or_url: str | os.PathLike[str]) -> Manifest:
         """Read the manifest of a folder of shards (or the `manifest.json` itself).
 
+        Args:
+            path_or_url: a path, or an address that `resscale.data.remote` reads.
+
         Raises:
             DataFormatError: there is none, or it is damaged or of another version.
+            RemoteError: an address that does not answer.
         """
-        path = Path(os.fspath(path_or_url)).expanduser()
-        file = path if path.name.endswith(".json") else path / MANIFEST_NAME
-        if not file.is_file():
-            raise DataFormatError(_missing_manifest(file))
+        location = os.fspath(path_or_url)
+        path = local_path(location)
+        if path is not None:
+            location = str(path)
+        file = location if name_of(location).endswith(".json") else join(location, MANIFEST_NAME)
+        if path is not None and not Path(file).is_file():
+            raise DataFormatError(_missing_manifest(Path(file)))
+        root = parent(file)
         try:
-            raw = json.loads(file.read_text())
+            raw = json.loads(_read(file))
             if raw["format_version"] != FORMAT_VERSION:
                 raise DataFormatError(
                     f"{file} has format_version {raw['format_version']}; this resscale reads "
-                    f"{FORMAT_VERSION}. Make it anew: resscale index '{file.parent}/*.tar'"
+                    f"{FORMAT_VERSION}. Make it anew: resscale index '{join(root, '*.tar')}'"
                 )
             return cls(
                 classes=tuple(raw["classes"]),
-                shards=tuple(ShardInfo(**shard) for shard in raw["shards"]),
+                shards=ShardTable.of_json(raw["shards"]),
                 class_counts=tuple(raw["class_counts"]),
                 source=raw.get("source", {}),
-                root=str(file.parent),
+                root=root,
+                shards_root=_shards_root(raw.get("shards_root"), root),
             )
-        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataFormatError(
                 f"{file} is not a resscale manifest ({type(error).__name__}: {error}). "
-                f"Make it anew: resscale index '{file.parent}/*.tar'"
+                f"Make it anew: resscale index '{join(root, '*.tar')}'"
             ) from error
 
     def save(
@@ -139,44 +168,40 @@ class Manifest:
     ) -> Path:
         """Write `manifest.json` into `folder` (temporary file, then rename) and return its path."""
         file = Path(folder) / MANIFEST_NAME
-        text = {
+        temporary = file.with_name(temporary_name)
+        temporary.write_text(self.json_text())
+        temporary.replace(file)
+        return file
+
+    def json_text(self) -> str:
+        """Return the text of the manifest's file."""
+        facts: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "num_samples": self.num_samples,
             "classes": list(self.classes),
             "class_counts": list(self.class_counts),
             "source": self.source,
-            "shards": [asdict(shard) for shard in self.shards],
         }
-        temporary = file.with_name(temporary_name)
-        temporary.write_text(json.dumps(text, indent=1) + "\n")
-        temporary.replace(file)
-        return file
+        if self.shards_root is not None:
+            facts["shards_root"] = self.shards_root
+        head = json.dumps(facts, indent=1).removesuffix("\n}")
+        return f'{head},\n "shards": {self.table.json_text()}\n}}\n'
 
     def check_sizes(self) -> None:
-        """Compare each local shard's bytes with the manifest's; cheap enough for each start.
+        """Compare the shards' bytes with the manifest's; cheap enough for each start.
+
+        Local shards: all up to 16,384 of them, so many of them spread evenly where there are more.
+        Remote ones: the first and the last; each is compared when it is downloaded.
 
         Raises:
             DataFormatError: a shard or index is missing, shorter or longer.
+            RemoteError: an address that does not answer.
         """
-        remedy = (
-            f"Copy the file again or pack the data set again; if the change is meant: "
-            f"resscale index --force '{self.root}/*.tar'"
-        )
         if not self.shards or not self.num_samples:
             raise DataFormatError(
                 f"{self.root}/{MANIFEST_NAME} lists no samples; pack some with `resscale pack`."
             )
-        for number, shard in enumerate(self.shards):
-            path = self.shard_path(number)
-            if not path.is_file():
-                raise DataFormatError(f"{path} is missing, the manifest lists it. {remedy}")
-            if (size := path.stat().st_size) != shard.bytes:
-                raise DataFormatError(
-                    f"{path} has {size} bytes, its manifest says {shard.bytes}: "
-                    f"{'truncated' if size < shard.bytes else 'changed'}. {remedy}"
-                )
-            if not self.index_path(number).is_file():
-                raise DataFormatError(f"{self.index_path(number)} is missing. {remedy}")
+        check_presence(self.table, self.root, self.shards_root or self.root)
 
     def check_labels(self, num_classes: int) -> None:
         """Refuse labels outside 0 to `num_classes` - 1.
@@ -193,12 +218,19 @@ class Manifest:
             )
 
     def wrong_checksums(self, shards: Iterable[int] | None = None) -> list[str]:
-        """Read the shards and return the names of those whose SHA-256 is not the manifest's."""
+        """Read the shards and return the names of those whose SHA-256 is not the manifest's.
+
+        A shard whose SHA-256 the manifest does not know is not read.
+
+        Raises:
+            DataFormatError, RemoteError: a shard cannot be read.
+        """
         numbers = range(len(self.shards)) if shards is None else shards
         return [
             self.shards[number].name
             for number in numbers
-            if sha256_of(self.shard_path(number)) != self.shards[number].sha256
+            if self.shards[number].sha256
+            and sha256_of_location(self.shard_location(number)) != self.shards[number].sha256
         ]
 
 
@@ -206,6 +238,29 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     """Hex SHA-256 of a file."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(file: str) -> bytes:
+    path = local_path(file)
+    if path is not None:
+        return path.read_bytes()
+    from resscale.data.remote import read_all
+
+    return read_all(file)
+
+
+def _path(location: str) -> Path:
+    path = local_path(location)
+    if path is None:
+        raise UserInputError(
+            f"{location} is no file here: this needs local shards. Copy the folder first."
+        )
+    return path
+
+
+def _shards_root(written: str | None, root: str) -> str | None:
+    """Return where shards lie: an address, or a path that may begin at the manifest's folder."""
+    return written if written is None or is_url(written) else join(root, written)
 
 
 def _missing_manifest(file: Path) -> str:
