@@ -5,6 +5,7 @@ ResscaleError           1   a bug, unless a subclass says otherwise
 ├── UserInputError      2   the user's input: one message, no traceback
 │   ├── DataFormatError 2   shards, manifests or sources that are not what they should be
 │   └── CheckpointError 2   a checkpoint cannot be written; all ranks stop at the same step
+├── RemoteError        69   a server of shards has not answered for long (EX_UNAVAILABLE)
 ├── TrainingStopped    70   a guard ended training (non-finite loss, data errors over budget)
 └── Preempted          75   stopped on request, checkpoint saved, resume wanted (EX_TEMPFAIL)
 ```
@@ -36,6 +37,15 @@ class DataFormatError(UserInputError):
 
 class CheckpointError(UserInputError):
     """A checkpoint cannot be written: no space, or no right to; those before it are kept."""
+
+
+class RemoteError(ResscaleError):
+    """A server of shards does not answer, or not with the right bytes, after many tries.
+
+    Nothing that the user asked for is wrong: a SLURM job goes back into the queue.
+    """
+
+    exit_code = 69
 
 
 class TrainingStopped(ResscaleError):

@@ -1,0 +1,350 @@
+"""Opens byte ranges of remote files over fsspec's file systems: one request each, never repeated.
+
+fsspec knows protocols, credentials, proxies and connections. Its own reading returns whole
+buffers or nothing; here bytes are handed on as they come, so that a broken body can be continued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from resscale.data.remote_options import RemoteOptions, shown
+from resscale.errors import DataFormatError, UserInputError, nearest
+
+_INSTALL = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "http": ("aiohttp", "http")}
+_PROTOCOLS = ("http", "https", "s3", "gs")
+_CHUNK_BYTES = 1 << 18
+_AGAIN_STATUS = (408, 425, 429, 500, 502, 503, 504)
+
+
+class TryAgainError(Exception):
+    """A request went wrong in a way that another one may mend; `after_s`: the server's wish."""
+
+    def __init__(self, reason: str, after_s: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after_s = after_s
+
+
+@dataclass
+class Body:
+    """An answer under way.
+
+    Args:
+        start: the first byte's place in the file; before the asked one where ranges are ignored.
+        size: bytes of the whole file.
+        tag: names the file's content: its ETag, or the time of its last change; "" if unknown.
+        ranges: the server answered with the range that was asked for.
+        chunks: yields the bytes.
+    """
+
+    start: int
+    size: int
+    tag: str
+    ranges: bool
+    chunks: Callable[[], AsyncIterator[bytes]]
+
+
+def protocol_of(url: str) -> str:
+    """Return the protocol of an address: "http", "https", "s3" or "gs".
+
+    Raises:
+        UserInputError: another one, or none.
+    """
+    protocol = url.partition(":")[0].lower()
+    if protocol not in _PROTOCOLS or "://" not in url:
+        raise UserInputError(
+            f"{shown(url)} is no address that shards are read from: it must begin with "
+            f"{', '.join(f'{name}://' for name in _PROTOCOLS)} or be a local path."
+            f"{nearest(protocol, _PROTOCOLS)}"
+        )
+    return protocol
+
+
+class FileSystems:
+    """fsspec's file systems of this process, one per protocol and options.
+
+    A forked process must not touch its parent's: their event loop has no thread here, and closing
+    it would take the parent's sockets out of an epoll that both share. They are kept, unused.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, str, str], Any] = {}
+        self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._after_fork)
+
+    def get(self, url: str, options: RemoteOptions) -> Any:
+        """Return the file system of an address.
+
+        Raises:
+            UserInputError: its protocol is unknown, or its library is not installed.
+        """
+        protocol = "http" if protocol_of(url) in ("http", "https") else protocol_of(url)
+        key = (os.getpid(), protocol, repr(options))
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = _make(protocol, options)
+            return self._made[key]
+
+    def _after_fork(self) -> None:
+        # Another thread of the parent may have held it.
+        self._lock = threading.Lock()
+
+
+FILE_SYSTEMS = FileSystems()
+
+
+def _make(protocol: str, options: RemoteOptions) -> Any:
+    import fsspec
+
+    chosen = dict(options.storage.get(protocol, {}))
+    if protocol == "http":
+        chosen.update(options.storage.get("https", {}))
+        # Proxies of the environment (HTTPS_PROXY, NO_PROXY), which compute nodes often need.
+        chosen["client_kwargs"] = {"trust_env": True, **chosen.get("client_kwargs", {})}
+    if protocol == "s3":
+        timeouts = {
+            "connect_timeout": options.connect_timeout_s,
+            "read_timeout": options.read_timeout_s,
+            "retries": {"total_max_attempts": 1},
+            "max_pool_connections": 64,
+        }
+        chosen["config_kwargs"] = {**timeouts, **chosen.get("config_kwargs", {})}
+    try:
+        made = fsspec.filesystem(protocol, skip_instance_cache=True, **chosen)
+    except ImportError as error:
+        package, extra = _INSTALL[protocol]
+        raise UserInputError(
+            f"{protocol}:// needs the package {package} ({error}): pip install 'resscale[{extra}]'"
+        ) from error
+    except TypeError as error:
+        raise UserInputError(
+            f"data.storage_options of {protocol} do not fit: {error}. fsspec's documentation of "
+            f"{_INSTALL[protocol][0]} lists them."
+        ) from error
+    if protocol == "s3":
+        made.retries = 1  # tries are counted and repeated by `remote`, not behind its back
+    return made
+
+
+@asynccontextmanager
+async def open_range(
+    system: Any, url: str, start: int, stop: int | None, options: RemoteOptions
+) -> AsyncIterator[Body]:
+    """Send one request for the bytes from `start` on, up to and without `stop`.
+
+    Raises:
+        TryAgainError: the server was overloaded, or the connection broke.
+        DataFormatError: there is no such file, or no right to read it.
+        UserInputError: the request can never succeed.
+    """
+    opened = _open_s3 if protocol_of(url) == "s3" else _open_http
+    try:
+        async with opened(system, url, start, stop, options) as body:
+            yield body
+    except (TryAgainError, UserInputError):
+        raise
+    except Exception as error:
+        raise _translated(error, url, options) from error
+
+
+@asynccontextmanager
+async def _open_http(
+    system: Any, url: str, start: int, stop: int | None, options: RemoteOptions
+) -> AsyncIterator[Body]:
+    import aiohttp
+
+    headers = {"Accept-Encoding": "identity", "Range": _range(start, stop)}
+    timeout = aiohttp.ClientTimeout(total=None)
+    if protocol_of(url) == "gs":
+        await system._set_session()
+        session, where = system.session, system.url(url)
+        keywords: dict[str, Any] = {"params": system._get_params({})}
+        headers = system._get_headers(headers)
+    else:
+        session, where = await system.set_session(), system.encode_url(url)
+        keywords = {name: value for name, value in system.kwargs.items() if name != "headers"}
+        headers = {**system.kwargs.get("headers", {}), **headers}
+    async with asyncio.timeout(options.connect_timeout_s) as opening:
+        async with session.get(where, headers=headers, timeout=timeout, **keywords) as answer:
+            opening.reschedule(None)
+            _check_status(answer.status, answer.headers, url)
+            if answer.headers.get("Content-Encoding", "identity") != "identity":
+                raise UserInputError(
+                    f"{shown(url)} comes compressed ({answer.headers['Content-Encoding']}), so its "
+                    f"bytes cannot be counted: switch that off for .tar files in the server."
+                )
+            yield _http_body(answer, start, options)
+
+
+def _http_body(answer: Any, start: int, options: RemoteOptions) -> Body:
+    headers = answer.headers
+    tag = _etag(headers.get("ETag", "")) or headers.get("Last-Modified", "")
+
+    def chunks() -> AsyncIterator[bytes]:
+        return _timed(lambda: answer.content.read(_CHUNK_BYTES), options)
+
+    if answer.status == 200:
+        size = headers.get("Content-Length")
+        if size is None:
+            raise UserInputError(
+                f"{shown(str(answer.url))} comes without its length (no Content-Length): serve it "
+                f"from a server that tells it."
+            )
+        return Body(0, int(size), tag, False, chunks)
+    first, size = _content_range(headers.get("Content-Range", ""))
+    # 416: no such bytes, as in an empty file.
+    return Body(start if answer.status == 416 else first, size, tag, True, chunks)
+
+
+@asynccontextmanager
+async def _open_s3(
+    system: Any, url: str, start: int, stop: int | None, options: RemoteOptions
+) -> AsyncIterator[Body]:
+    bucket, key, version = system.split_path(url)
+    more = {"VersionId": version} if version else {}
+    async with asyncio.timeout(options.connect_timeout_s + options.read_timeout_s):
+        try:
+            answer = await system._call_s3(
+                "get_object", Bucket=bucket, Key=key, Range=_range(start, stop), **more
+            )
+        except OSError as error:
+            if _status_of(error) != 416:
+                raise
+            # No such bytes, as in an empty file.
+            facts = await system._call_s3("head_object", Bucket=bucket, Key=key, **more)
+            answer = None
+    if answer is None:
+        yield Body(start, int(facts["ContentLength"]), _etag(facts.get("ETag", "")), True, _nothing)
+        return
+    body = answer["Body"]
+
+    def chunks() -> AsyncIterator[bytes]:
+        return _timed(lambda: body.read(_CHUNK_BYTES), options)
+
+    try:
+        if "ContentRange" in answer:
+            first, size = _content_range(answer["ContentRange"])
+        else:
+            first, size = 0, int(answer["ContentLength"])
+        yield Body(first, size, _etag(answer.get("ETag", "")), "ContentRange" in answer, chunks)
+    finally:
+        body.close()
+
+
+async def _timed(read: Callable[[], Any], options: RemoteOptions) -> AsyncIterator[bytes]:
+    while True:
+        async with asyncio.timeout(options.read_timeout_s):
+            chunk = await read()
+        if not chunk:
+            return
+        yield chunk
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""  # makes it a generator
+
+
+def _range(start: int, stop: int | None) -> str:
+    return f"bytes={start}-{'' if stop is None else stop - 1}"
+
+
+def _etag(value: str) -> str:
+    return value.removeprefix("W/").strip('"')
+
+
+def _content_range(value: str) -> tuple[int, int]:
+    """Return the first byte and the size of the file of "bytes 5-9/100" or "bytes */100"."""
+    span, _, size = value.removeprefix("bytes ").partition("/")
+    first = span.partition("-")[0]
+    if not size.isdigit() or not (first.isdigit() or span == "*"):
+        raise TryAgainError(f"an answer that cannot be read (Content-Range: {value!r})")
+    return int(first) if first.isdigit() else 0, int(size)
+
+
+def _check_status(status: int, headers: Any, url: str) -> None:
+    if status in (200, 206) or (status == 416 and headers.get("Content-Range")):
+        return
+    if status in _AGAIN_STATUS:
+        asked = headers.get("Retry-After", "")
+        raise TryAgainError(f"the server said {status}", float(asked) if asked.isdigit() else 0.0)
+    raise _refusal(status, url)
+
+
+def _refusal(status: int, url: str) -> DataFormatError:
+    if status in (404, 410):
+        return DataFormatError(
+            f"{shown(url)} does not exist (the server said {status}); correct the address."
+        )
+    if status in (401, 403):
+        remedy = "Some servers say so of what does not exist, too: check address and credentials"
+        if protocol_of(url) != "http":
+            remedy += f" (data.storage_options.{protocol_of(url)}, or the environment)"
+        return DataFormatError(
+            f"{shown(url)} may not be read (the server said {status}). {remedy}."
+        )
+    return DataFormatError(f"{shown(url)} cannot be read: the server said {status}.")
+
+
+def _translated(error: Exception, url: str, options: RemoteOptions) -> Exception:
+    """Return what an error of the libraries means; errors of programming stay what they are."""
+    import aiohttp
+
+    if isinstance(error, TimeoutError):
+        return TryAgainError(f"no byte came for {options.read_timeout_s:g} seconds")
+    status = _status_of(error)
+    if status in _AGAIN_STATUS:
+        return TryAgainError(f"the server said {status}")
+    if status is not None and status >= 400:
+        return _refusal(status, url)
+    if isinstance(error, FileNotFoundError):
+        return _refusal(404, url)
+    if isinstance(error, PermissionError):
+        return _refusal(403, url)
+    if isinstance(error, (aiohttp.InvalidURL, aiohttp.ClientConnectorCertificateError)):
+        return UserInputError(f"{shown(url)} cannot be read: {error}. Correct the address.")
+    kind = type(error).__name__
+    if "Credentials" in kind:
+        return UserInputError(
+            f"{shown(url)} cannot be read: {error}. Give credentials by the environment, or "
+            f"data.storage_options '{{{protocol_of(url)}: {{anon: true}}}}' for public data."
+        )
+    if isinstance(error, (OSError, aiohttp.ClientError)) or _is_boto(error):
+        return TryAgainError(f"the connection broke ({kind}{f': {error}' if str(error) else ''})")
+    return error
+
+
+def _status_of(error: Exception) -> int | None:
+    """Return the HTTP status that an error of aiohttp, gcsfs or (as its cause) botocore tells."""
+    for each in (error, error.__cause__):
+        response = getattr(each, "response", None)
+        if isinstance(response, dict) and "ResponseMetadata" in response:
+            return int(response["ResponseMetadata"].get("HTTPStatusCode", 0)) or None
+    status = getattr(error, "status", None) or getattr(error, "code", None)
+    return status if isinstance(status, int) else None
+
+
+def _is_boto(error: Exception) -> bool:
+    return type(error).__module__.partition(".")[0] in ("botocore", "aiobotocore")
+
+
+async def list_folder(system: Any, url: str, options: RemoteOptions) -> list[dict[str, Any]]:
+    """Return fsspec's entries of a folder, in one try.
+
+    Raises:
+        TryAgainError: the server was overloaded, or the connection broke.
+        DataFormatError: there is no such folder, or no right to list it.
+    """
+    more = {} if protocol_of(url) in ("http", "https") else {"refresh": True}
+    try:
+        async with asyncio.timeout(options.give_up_s):
+            entries: list[dict[str, Any]] = await system._ls(url, detail=True, **more)
+            return entries
+    except Exception as error:
+        raise _translated(error, url, options) from error
