@@ -11,7 +11,8 @@ import torch
 from resscale.data import ShardDataset
 from resscale.data.augment import RandomResizedCrop
 from resscale.data.dataset import Batch, BatchRequest
-from resscale.data.decode import DecodeError, PillowDecoder
+from resscale.data.decode import DecodeError
+from resscale.data.decode_pillow import PillowDecoder
 from resscale.data.loader import raise_errors
 from resscale.data.samples import FileSamples
 from resscale.data.thread_reader import THREAD_NAME, ThreadReader

@@ -24,6 +24,17 @@ class Box(NamedTuple):
     bottom: float
 
 
+class Cut(Box):
+    """A box of whole pixels inside the image, cut out before it is resized.
+
+    At the edges of any other box the pixels around it take part in the resize, as in an image that
+    is resized first and cut then; at the edges of a cut they do not (torchvision's
+    RandomResizedCrop).
+    """
+
+    __slots__ = ()
+
+
 class Crop(Protocol):
     """Chooses the region of an image that becomes the `size` × `size` sample."""
 
@@ -73,14 +84,14 @@ class RandomResizedCrop:
             if 0 < w <= width and 0 < h <= height:
                 left = int(uniform[-2] * (width - w + 1))
                 top = int(uniform[-1] * (height - h + 1))
-                return Box(left, top, left + w, top + h)
+                return Cut(left, top, left + w, top + h)
         w, h = width, height
         if width < self.ratio[0] * height:
             h = round(width / self.ratio[0])
         elif width > self.ratio[1] * height:
             w = round(height * self.ratio[1])
         left, top = (width - w) // 2, (height - h) // 2
-        return Box(left, top, left + w, top + h)
+        return Cut(left, top, left + w, top + h)
 
 
 @dataclass(frozen=True)

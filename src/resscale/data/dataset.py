@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 
 from resscale.data.augment import CenterCrop, Crop
 from resscale.data.buffers import PixelBuffers
-from resscale.data.decode import DecodeError, Decoder, PillowDecoder
+from resscale.data.decode import DecodeError, Decoder
+from resscale.data.decode_pillow import PillowDecoder
 from resscale.data.manifest import Manifest
 from resscale.data.permutation import Int64, hash_uint64, mix_key, uniforms
 from resscale.data.samples import Samples, ShardSamples

@@ -9,7 +9,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from resscale.data.augment import Box, CenterCrop, Crop, PadCrop, RandomResizedCrop
-from resscale.data.decode import DecodeError, PillowDecoder, Pixels
+from resscale.data.decode import DecodeError, Pixels
+from resscale.data.decode_pillow import PillowDecoder
 
 RAMP = (np.arange(36, dtype=np.uint8) * 7).reshape(6, 6)  # 0, 7, ... 245: each pixel is known
 
