@@ -6,9 +6,14 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from resscale.data.shard_table import ShardInfo, ShardTable
+from resscale.data.shard_table import ShardInfo, ShardRows, ShardTable
 
 ROWS = [ShardInfo('"ä".tar', 3, 1 << 40, "ab" * 32), ShardInfo("b.tar", 0, 7, "")]
+
+
+def read(text: str) -> ShardTable:
+    rows = ShardRows()
+    return rows.table(json.loads(text, object_pairs_hook=rows.take)["shards"])
 
 
 def test_rows_are_what_was_put_in() -> None:
@@ -39,20 +44,33 @@ def test_what_is_written_as_json_is_read() -> None:
         table = ShardTable.of(rows)
         text = '{\n "shards": ' + table.json_text() + "\n}"
         assert text == json.dumps({"shards": [asdict(row) for row in rows]}, indent=1)
-        assert ShardTable.of_json(json.loads(text)["shards"]) == table
+        assert read(text) == table
 
 
 @pytest.mark.parametrize(
-    "row", [{}, [], {"name": "a", "samples": "x", "bytes": 1}, {"name": "a", "samples": 1}]
+    "row",
+    [
+        {},
+        [],
+        {"name": "a", "samples": "x", "bytes": 1},
+        {"name": "a", "samples": 1},
+        {"name": "a", "samples": 1 << 70, "bytes": 1},
+        {"name": "a", "samples": 1, "bytes": 2, "sha256": 3},
+        {"name": {"name": "a", "samples": 1, "bytes": 2}, "samples": 1, "bytes": 2},
+    ],
 )
 def test_rows_of_something_else(row: object) -> None:
-    with pytest.raises((KeyError, TypeError, ValueError)):
-        ShardTable.of_json([row])
+    with pytest.raises((AttributeError, KeyError, TypeError, ValueError, OverflowError)):
+        read(json.dumps({"shards": [row]}))
+
+
+def test_shards_in_another_place_are_not_taken_for_those_of_the_list() -> None:
+    row = {"name": "a", "samples": 1, "bytes": 2}
+    with pytest.raises(ValueError, match="has not what it must have"):
+        read(json.dumps({"source": row, "shards": [row]}))
 
 
 def test_a_checksum_may_be_left_out() -> None:
     row = {"name": "a", "samples": 1, "bytes": 2}
-    assert list(ShardTable.of_json([row, row | {"sha256": None}])) == [
-        ShardInfo("a", 1, 2, ""),
-        ShardInfo("a", 1, 2, ""),
-    ]
+    text = json.dumps({"source": {"name": "a"}, "shards": [row, row | {"sha256": None}]})
+    assert list(read(text)) == [ShardInfo("a", 1, 2, "")] * 2

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from resscale.data.locations import is_url, join, local_path, name_of, parent
 from resscale.data.shard_presence import check_presence, sha256_of_location
 from resscale.data.shard_table import ShardInfo as ShardInfo
-from resscale.data.shard_table import ShardTable
+from resscale.data.shard_table import ShardRows, ShardTable
 from resscale.data.shard_table import index_name as index_name
 from resscale.errors import DataFormatError, UserInputError
 
@@ -143,7 +143,8 @@ class Manifest:
             raise DataFormatError(_missing_manifest(Path(file)))
         root = parent(file)
         try:
-            raw = json.loads(_read(file))
+            rows = ShardRows()
+            raw = json.loads(_read(file), object_pairs_hook=rows.take)
             if raw["format_version"] != FORMAT_VERSION:
                 raise DataFormatError(
                     f"{file} has format_version {raw['format_version']}; this resscale reads "
@@ -151,13 +152,13 @@ class Manifest:
                 )
             return cls(
                 classes=tuple(raw["classes"]),
-                shards=ShardTable.of_json(raw["shards"]),
+                shards=rows.table(raw["shards"]),
                 class_counts=tuple(raw["class_counts"]),
                 source=raw.get("source", {}),
                 root=root,
                 shards_root=_shards_root(raw.get("shards_root"), root),
             )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataFormatError(
                 f"{file} is not a resscale manifest ({type(error).__name__}: {error}). "
                 f"Make it anew: resscale index '{join(root, '*.tar')}'"
@@ -240,13 +241,13 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(file: str) -> bytes:
+def _read(file: str) -> str:
     path = local_path(file)
     if path is not None:
-        return path.read_bytes()
+        return path.read_text()
     from resscale.data.remote import read_all
 
-    return read_all(file)
+    return read_all(file).decode()
 
 
 def _path(location: str) -> Path:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 UNKNOWN_SHA256 = ""
 """Stands for the checksum of a shard that nobody has read whole."""
+_ROW_KEYS = {"name", "samples", "bytes"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class ShardTable(Sequence[ShardInfo]):
         if isinstance(shards, ShardTable):
             return shards
         rows = list(shards)
-        return cls._of_columns(
+        return cls.of_columns(
             [row.name for row in rows],
             [row.samples for row in rows],
             [row.bytes for row in rows],
@@ -73,23 +75,14 @@ class ShardTable(Sequence[ShardInfo]):
         )
 
     @classmethod
-    def of_json(cls, rows: Sequence[Mapping[str, Any]]) -> ShardTable:
-        """Return the table of a manifest's `shards`.
-
-        Raises:
-            KeyError, TypeError, ValueError: a row that is none of ours.
-        """
-        return cls._of_columns(
-            [row["name"] for row in rows],
-            [row["samples"] for row in rows],
-            [row["bytes"] for row in rows],
-            [row.get("sha256") or UNKNOWN_SHA256 for row in rows],
-        )
-
-    @classmethod
-    def _of_columns(
-        cls, names: list[str], samples: list[int], sizes: list[int], digests: list[str]
+    def of_columns(
+        cls,
+        names: list[str],
+        samples: Sequence[int],
+        sizes: Sequence[int],
+        digests: Sequence[str] | Sequence[bytes],
     ) -> ShardTable:
+        """Return the table of names, samples, bytes and SHA-256 in hex, each as long."""
         return cls(
             names,
             np.array(samples, dtype=np.int64),
@@ -144,3 +137,41 @@ class ShardTable(Sequence[ShardInfo]):
             for row in self
         )
         return f"[\n{rows}\n ]"
+
+
+class ShardRows:
+    """Takes a manifest's shards out of JSON while it is parsed.
+
+    Kept as objects until the end of the text, a million of them would need 300 MB more.
+    Give `take` to `json.loads` as its `object_pairs_hook`.
+    """
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._samples = array("q")
+        self._sizes = array("q")
+        self._digests: list[bytes] = []
+
+    def take(self, pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
+        """Keep an object that is a shard and return None; return any other as a dictionary."""
+        row = dict(pairs)
+        if not row.keys() >= _ROW_KEYS:
+            return row
+        self._names.append(row["name"])
+        self._samples.append(row["samples"])
+        self._sizes.append(row["bytes"])
+        self._digests.append((row.get("sha256") or UNKNOWN_SHA256).encode())
+        return None
+
+    def table(self, rows: Sequence[None]) -> ShardTable:
+        """Return what was taken.
+
+        Args:
+            rows: what the text's list of shards has become: as many None.
+
+        Raises:
+            ValueError: there are others among them, or shards in another place.
+        """
+        if any(row is not None for row in rows) or len(rows) != len(self._names):
+            raise ValueError("a row of its shards has not what it must have")
+        return ShardTable.of_columns(self._names, self._samples, self._sizes, self._digests)
