@@ -1,5 +1,6 @@
 """The offset index: it finds every image of a shard, and names what is wrong with a bad one."""
 
+import hashlib
 import io
 import tarfile
 from collections.abc import Callable
@@ -10,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resscale.data.range_file import RangeFile
 from resscale.data.shard_index import (
     NO_LABEL,
     ShardIndex,
     build_shard_index,
+    index_of,
     scan_tar,
     split_key,
 )
@@ -131,3 +134,67 @@ def test_something_else_than_a_tar(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"no tar at all" * 100)
     with pytest.raises(DataFormatError, match="not an uncompressed tar"):
         build_shard_index(tmp_path / "a.tar")
+
+
+def test_label_in_json_where_there_is_no_cls(write_tar: WriteTar, tmp_path: Path) -> None:
+    members = [
+        ("a.jpg", b"1"),
+        ("a.json", b'{"label": 7}'),
+        ("b.json", b'{"label": 7}'),
+        ("b.cls", b"3"),
+        ("b.jpg", b"1"),
+        ("c.jpg", b"1"),
+        ("c.json", b'{"label": "cat"}'),
+        ("d.jpg", b"1"),
+        ("d.json", b'{"caption": "a cat"}'),
+        ("e.jpg", b"1"),
+        ("e.json", b"no json"),
+        ("f.jpg", b"1"),
+        ("f.json", b'{"label": true}'),
+        ("g.jpg", b"1"),
+        ("g.json", b" " * 70_000 + b'{"label": 7}'),
+    ]
+    index = build_shard_index(write_tar(tmp_path / "a.tar", members))
+    # c to g: no number, no label, no JSON, a truth value, and longer than what is looked into
+    assert index.labels.tolist() == [7, 3, -1, -1, -1, -1, -1]
+
+
+def test_label_below_zero_in_json(write_tar: WriteTar, tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", [("x.jpg", b"1"), ("x.json", b'{"label": -2}')])
+    with pytest.raises(DataFormatError, match=r"sample 'x' has the .label. -2 in its \.json"):
+        build_shard_index(path)
+
+
+def test_index_of_a_file_read_by_ranges(foreign_shards: Path) -> None:
+    for path in foreign_shards.glob("*.tar"):
+        content = path.read_bytes()
+        file = RangeFile(lambda start, stop, content=content: content[start:stop], len(content))
+        assert index_of(file, "remote").to_bytes() == build_shard_index(path).to_bytes()
+        assert file.finish() == hashlib.sha256(content).hexdigest()
+
+
+def test_big_images_are_left_out_when_reading_by_ranges(
+    write_tar: WriteTar, tmp_path: Path
+) -> None:
+    big = bytes(6 << 20)
+    members = [(f"{n}.{end}", raw) for n in range(4) for end, raw in (("cls", b"5"), ("jpg", big))]
+    path = write_tar(tmp_path / "a.tar", members)
+    content, asked = path.read_bytes(), []
+
+    def read_range(start: int, stop: int) -> bytes:
+        asked.append(stop - start)
+        return content[start:stop]
+
+    index = index_of(RangeFile(read_range, len(content)), "remote")
+    assert index.to_bytes() == build_shard_index(path).to_bytes()
+    # 1 MB, 64 kB behind each of the first three images, and the end; none for the labels
+    assert asked[:4] == [1 << 20, *[1 << 16] * 3]
+    assert len(asked) == 5
+
+
+def test_index_out_of_bytes(foreign_shards: Path) -> None:
+    index = build_shard_index(foreign_shards / "part-0000.tar")
+    loaded = ShardIndex.from_bytes(index.to_bytes(), "s3://bucket/a.index.npz")
+    assert loaded.keys.tolist() == index.keys.tolist()
+    with pytest.raises(DataFormatError, match=r"resscale index 's3://bucket/\*\.tar'"):
+        ShardIndex.from_bytes(b"", "s3://bucket/a.index.npz")
