@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 from resscale.data.locations import local_path, name_of
+from resscale.data.remote_counts import count, counted_time
 from resscale.data.remote_files import (
     FILE_SYSTEMS,
     TryAgainError,
@@ -23,12 +24,14 @@ from resscale.data.remote_files import (
     open_range,
     protocol_of,
 )
-from resscale.data.remote_options import RemoteOptions, count, counted_time, draw_wait, shown
+from resscale.data.remote_options import RemoteOptions, draw_wait, shown
 from resscale.errors import DataFormatError, RemoteError
 
 _SAY_AFTER_S = 10.0
+_COPIED_BYTES = 1 << 20
 T = TypeVar("T")
 _default = RemoteOptions()
+_whole_only: set[str] = set()
 
 
 class RemoteChangedError(DataFormatError):
@@ -76,8 +79,18 @@ def stat(url: str, options: RemoteOptions | None = None) -> RemoteStat:
     return RemoteStat(transfer.size, transfer.tag, transfer.ranges)
 
 
+def reads_ranges(url: str) -> bool:
+    """Return False where this server was seen to ignore ranges: each read transfers the file."""
+    return _host(url) not in _whole_only
+
+
 def read_range(
-    url: str, start: int, stop: int, tag: str | None = None, options: RemoteOptions | None = None
+    url: str,
+    start: int,
+    stop: int,
+    tag: str | None = None,
+    options: RemoteOptions | None = None,
+    size: int | None = None,
 ) -> bytes:
     """Return the bytes from `start` up to and without `stop`: exactly so many.
 
@@ -87,6 +100,7 @@ def read_range(
         stop: the byte behind the last one.
         tag: the version that is meant, of `stat`; None: whichever is there.
         options: patience and protocol options; None: this process's.
+        size: bytes of the whole file that is meant; None: whatever it has.
 
     Raises:
         RemoteChangedError: another version lies there.
@@ -98,7 +112,7 @@ def read_range(
     if stop <= start:
         return b""
     data = bytearray()
-    _Transfer(url, start, stop, tag or "", data.extend, options or _default).run()
+    _Transfer(url, start, stop, tag or "", data.extend, options or _default, size).run()
     return bytes(data)
 
 
@@ -118,36 +132,31 @@ def read_all(url: str, options: RemoteOptions | None = None) -> bytes:
 
 def download(
     url: str,
-    file: BinaryIO,
+    write: Callable[[bytes], object],
     about: RemoteStat,
     options: RemoteOptions | None = None,
     *,
     start: int = 0,
-    on_chunk: Callable[[bytes], None] | None = None,
 ) -> None:
-    """Write a file's bytes from `start` on to where `file` stands.
+    """Hand a file's bytes from `start` on to `write`, as they come and in order.
 
     Args:
         url: the file.
-        file: takes the bytes; those before `start` are already in it.
+        write: takes the next bytes.
         about: the version that is meant, of `stat`.
         options: patience and protocol options; None: this process's.
         start: first byte.
-        on_chunk: sees the bytes as they come, as a checksum does.
 
     Raises:
         RemoteChangedError: another version lies there.
         DataFormatError: there is no such file, or no right to read it.
         RemoteError: the server did not answer.
-        OSError: `file` cannot be written.
+        OSError: what `write` raises.
     """
-
-    def write(chunk: bytes) -> None:
-        file.write(chunk)
-        if on_chunk is not None:
-            on_chunk(chunk)
-
-    if start < about.size:
+    if (path := local_path(url)) is not None:
+        for here in range(start, about.size, _COPIED_BYTES):
+            write(_read_local(path, here, min(here + _COPIED_BYTES, about.size)))
+    elif start < about.size:
         _Transfer(url, start, about.size, about.tag, write, options or _default, about.size).run()
 
 
@@ -245,6 +254,8 @@ class _Transfer:
         async with open_range(system, self.url, self.position, self.stop, self._options) as body:
             self._check_version(body.size, body.tag)
             self.ranges = body.ranges
+            if not body.ranges:
+                _whole_only.add(_host(self.url))
             if only_ask:
                 return
             stop = self.stop if self.stop is not None else body.size
@@ -294,6 +305,10 @@ class _Transfer:
 
     def _say(self, text: str) -> None:
         print(f"resscale: {shown(self.url)}: {text}", file=sys.stderr, flush=True)
+
+
+def _host(url: str) -> str:
+    return "/".join(url.split("/", 3)[:3])
 
 
 def _read_local(path: Path, start: int, stop: int) -> bytes:

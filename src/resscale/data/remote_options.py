@@ -1,13 +1,10 @@
-"""How patiently remote shards are read, what was read, and what may be said about an address."""
+"""How patiently remote shards are read, and what may be said about an address."""
 
 from __future__ import annotations
 
 import random
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -61,52 +58,6 @@ def wait_before(attempt: int, options: RemoteOptions, asked_s: float, draw: floa
 def draw_wait(attempt: int, options: RemoteOptions, asked_s: float) -> float:
     """Return `wait_before` with a draw of the system's."""
     return wait_before(attempt, options, asked_s, _JITTER.random())
-
-
-@dataclass
-class RemoteCounts:
-    """What a process has read from servers.
-
-    Args:
-        requests: requests sent, those that failed included.
-        retries: of these, how many repeat or continue one that failed.
-        bytes: bytes that came, thrown-away ones included.
-        seconds: seconds spent in requests and waits, added up over threads.
-    """
-
-    requests: int = 0
-    retries: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-
-
-_total = RemoteCounts()
-_lock = threading.Lock()
-
-
-def count(*, requests: int = 0, retries: int = 0, bytes: int = 0, seconds: float = 0.0) -> None:
-    """Add to this process's counts."""
-    with _lock:
-        _total.requests += requests
-        _total.retries += retries
-        _total.bytes += bytes
-        _total.seconds += seconds
-
-
-def counts() -> RemoteCounts:
-    """Return what this process has read from servers so far."""
-    with _lock:
-        return RemoteCounts(*(getattr(_total, item.name) for item in fields(_total)))
-
-
-@contextmanager
-def counted_time() -> Iterator[None]:
-    """Count the seconds that a block takes."""
-    started = time.perf_counter()
-    try:
-        yield
-    finally:
-        count(seconds=time.perf_counter() - started)
 
 
 def shown(url: str) -> str:

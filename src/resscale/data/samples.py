@@ -9,6 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
+from resscale.data.cache_entry import CacheSource
+from resscale.data.locations import join, local_path
 from resscale.data.manifest import Manifest
 from resscale.data.permutation import Int64
 from resscale.data.shard_index import IMAGE_EXTENSIONS, NO_LABEL, ShardIndex
@@ -63,9 +65,22 @@ class ShardSamples:
             DataFormatError: the shard or its index is damaged.
         """
         shard, index, position = self._locate(sample)
-        path = self.manifest.shard_path(shard)
-        data = self.store.read(path, int(index.offsets[position]), int(index.sizes[position]))
-        return data, int(index.labels[position])
+        location = self.manifest.shard_location(shard)
+        source = self.source(shard) if self.store.is_remote(location) else None
+        offset, size = int(index.offsets[position]), int(index.sizes[position])
+        return self.store.read(location, offset, size, source), int(index.labels[position])
+
+    def source(self, shard: int) -> CacheSource:
+        """Return how a cache knows a shard."""
+        table = self.manifest.table
+        sha256 = table.sha256[shard].decode()
+        return self.store.source(
+            self.manifest.shard_location(shard), int(table.bytes[shard]), sha256
+        )
+
+    def shards_of(self, ids: Int64) -> Int64:
+        """Return the numbers of the shards that some ids lie in: int64 (n,)."""
+        return np.searchsorted(self._ends, ids, side="right").astype(np.int64)
 
     def labels(self, ids: Int64) -> Int64:
         """Return the labels of some ids without reading the images: int64 (n,)."""
@@ -81,8 +96,8 @@ class ShardSamples:
         return bytes(index.keys[position]).decode()
 
     def origin(self, sample: int) -> str:
-        """Return the shard's path."""
-        return str(self.manifest.shard_path(self._locate(sample)[0]))
+        """Return the shard's location."""
+        return self.manifest.shard_location(self._locate(sample)[0])
 
     def _locate(self, sample: int) -> tuple[int, ShardIndex, int]:
         if not 0 <= sample < len(self):
@@ -97,15 +112,23 @@ class ShardSamples:
         return shard, index, sample - int(self._ends[shard] - len(index))
 
     def _load_index(self, shard: int) -> ShardIndex:
-        path = self.manifest.index_path(shard)
-        index = ShardIndex.load(path)
+        location = self.manifest.index_location(shard)
+        path = local_path(location)
+        if path is not None:
+            index = ShardIndex.load(path)
+        else:
+            index = ShardIndex.from_bytes(self._read_index(location, shard), location)
         if len(index) != self.manifest.shards[shard].samples:
             raise DataFormatError(
-                f"{path} lists {len(index)} samples, the manifest "
+                f"{location} lists {len(index)} samples, the manifest "
                 f"{self.manifest.shards[shard].samples}. "
-                f"Make both anew: resscale index '{self.manifest.root}/*.tar'"
+                f"Make both anew: resscale index '{join(self.manifest.root, '*.tar')}'"
             )
         return index
+
+    def _read_index(self, location: str, shard: int) -> bytes:
+        # An index belongs to the bytes of its shard: no request is needed to know its version.
+        return self.store.read_small(location, self.manifest.shards[shard].sha256)
 
 
 class FileSamples:

@@ -1,62 +1,232 @@
-"""Reads byte ranges of shards. Local files today; the interface is what a remote cache needs."""
+"""Reads byte ranges of shards: local files, files on servers, and the cache between them."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+from resscale.data.cache import Fetched, ShardCache
+from resscale.data.cache_entry import CacheSource
+from resscale.data.locations import local_path
+from resscale.data.remote import read_all, read_range, reads_ranges, stat
+from resscale.data.remote_counts import WorkerCounts, count
+from resscale.data.remote_options import RemoteOptions
 from resscale.errors import DataFormatError
 
 
 class ShardStore:
-    """Random access to shards by path, with a bounded number of open files.
+    """Random access to shards by location, with a bounded number of open files.
 
     Reads are positional (`pread`), so forked workers that inherit a descriptor do not disturb each
-    other; a pickled copy opens files of its own.
+    other; a pickled copy opens files of its own. Several threads may read at once.
+
+    A shard on a server is read from the cache as far as it is there, be it on its way. What is
+    missing is read from the server by range: a sample never waits for a whole shard, unless the
+    server knows no ranges.
 
     Args:
         max_open_files: descriptors kept open; the least recently used is closed first.
+        cache: where whole shards are kept; None: none are.
+        cache_local: local shards are kept there too, as those of a slow network file system.
+        remote: how servers are read; None: this process's default.
+        worker_counts: where a reading process publishes what it has read.
     """
 
-    def __init__(self, max_open_files: int = 256) -> None:
+    def __init__(
+        self,
+        max_open_files: int = 256,
+        cache: ShardCache | None = None,
+        *,
+        cache_local: bool = False,
+        remote: RemoteOptions | None = None,
+        worker_counts: WorkerCounts | None = None,
+    ) -> None:
         self.max_open_files = max_open_files
-        self._open: OrderedDict[Path, int] = OrderedDict()
+        self.cache = cache
+        self.cache_local = cache_local
+        self.remote = remote
+        self.worker_counts = worker_counts
+        self._open: OrderedDict[str, _File] = OrderedDict()
+        self._versions: dict[str, str] = {}
+        self._lock = threading.Lock()
 
-    def read(self, path: Path, offset: int, size: int) -> bytes:
+    def read(
+        self, location: str | Path, offset: int, size: int, source: CacheSource | None = None
+    ) -> bytes:
         """Return `size` bytes from byte `offset` on.
 
+        Args:
+            location: path or address of the shard.
+            offset: first byte.
+            size: bytes.
+            source: what the manifest says of it (`source`); without it, nothing is cached.
+
         Raises:
-            DataFormatError: the shard is missing or ends earlier.
+            DataFormatError: the shard is missing, ends earlier, or is another one.
+            RemoteError: its server does not answer.
         """
+        where = str(location)
+        if not self.is_remote(where):
+            return self._read_file(self._local_file(where), where, offset, size)
+        data = self._read_remote(where, offset, size, source)
+        self._publish()
+        return data
+
+    def source(self, location: str, size: int, sha256: str) -> CacheSource:
+        """Return how the cache knows a shard of so many bytes.
+
+        Where the SHA-256 is unknown ("") the server is asked once for the version.
+
+        Raises:
+            DataFormatError: there is no such file, or it has another size.
+            RemoteError: its server does not answer.
+        """
+        if sha256:
+            return CacheSource(location, size, sha256, sha256)
+        if location not in self._versions:
+            about = stat(location, self.remote)
+            if about.size != size:
+                raise DataFormatError(
+                    f"{location} has {about.size} bytes, its manifest says {size}: "
+                    f"truncated or changed."
+                )
+            self._versions[location] = about.tag
+        return CacheSource(location, size, self._versions[location])
+
+    def read_small(self, location: str, version: str) -> bytes:
+        """Return a whole small file on a server, as an offset index is.
+
+        Args:
+            location: its address.
+            version: names its content, as the SHA-256 of the shard that it belongs to.
+
+        Raises:
+            DataFormatError, RemoteError: it cannot be read.
+        """
+
+        def load() -> bytes:
+            return read_all(location, self.remote)
+
+        if self.cache is None or not version:
+            raw = load()
+        else:
+            raw = self.cache.small(CacheSource(location, 0, f"small {version}"), load)
+        self._publish()
+        return raw
+
+    def is_remote(self, location: str) -> bool:
+        """Return whether a location is read otherwise than a local file is."""
+        return local_path(location) is None or (self.cache_local and self.cache is not None)
+
+    def close(self) -> None:
+        """Close all files."""
+        with self._lock:
+            self._open.clear()
+
+    def _read_remote(self, where: str, offset: int, size: int, source: CacheSource | None) -> bytes:
+        if self.cache is not None and source is not None:
+            data = self._read_cached(self.cache, source, offset, size)
+            if data is not None:
+                count(hits=1)
+                return data
+            count(direct=1)
+        if local_path(where) is not None:
+            return self._read_file(self._local_file(where), where, offset, size)
+        tag = source.version if source is not None and not source.sha256 else None
+        whole = source.size if source is not None else None
+        return read_range(where, offset, offset + size, tag, self.remote, whole)
+
+    def _read_cached(
+        self, cache: ShardCache, source: CacheSource, offset: int, size: int
+    ) -> bytes | None:
+        file = self._cached_file(cache, source)
+        if file is None:
+            data = cache.read_part(source, offset, size)
+            if data is not None:
+                return data
+            if reads_ranges(source.url) or cache.fetch(source) is not Fetched.THERE:
+                return None
+            file = self._cached_file(cache, source)
+        return None if file is None else self._read_file(file, source.url, offset, size)
+
+    def _read_file(self, file: _File, where: str, offset: int, size: int) -> bytes:
         try:
-            data = os.pread(self._descriptor(path), size, offset)
+            data = os.pread(file.descriptor, size, offset)
         except OSError as error:
-            raise DataFormatError(f"{path} cannot be read ({error.strerror}).") from error
+            raise DataFormatError(f"{where} cannot be read ({error.strerror}).") from error
         if len(data) != size:
             raise DataFormatError(
-                f"{path} ends at byte {offset + len(data)}, its index says {offset + size}: "
+                f"{where} ends at byte {offset + len(data)}, its index says {offset + size}: "
                 f"truncated or changed while in use."
             )
         return data
 
-    def close(self) -> None:
-        """Close all files."""
-        while self._open:
-            os.close(self._open.popitem()[1])
+    def _local_file(self, where: str) -> _File:
+        file = self._known(where)
+        if file is None:
+            path = local_path(where)
+            assert path is not None
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise DataFormatError(f"{where} cannot be read ({error.strerror}).") from error
+            file = self._keep(where, descriptor)
+        return file
 
-    def _descriptor(self, path: Path) -> int:
-        descriptor = self._open.pop(path, None)
-        if descriptor is None:
-            if len(self._open) >= self.max_open_files:
-                os.close(self._open.popitem(last=False)[1])
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._open[path] = descriptor
-        return descriptor
+    def _cached_file(self, cache: ShardCache, source: CacheSource) -> _File | None:
+        file = self._known(source.key)
+        if file is None:
+            descriptor = cache.open(source)
+            if descriptor is None:
+                return None
+            self._forget_evicted()
+            file = self._keep(source.key, descriptor)
+        return file
+
+    def _known(self, name: str) -> _File | None:
+        with self._lock:
+            file = self._open.get(name)
+            if file is not None:
+                self._open.move_to_end(name)
+            return file
+
+    def _keep(self, name: str, descriptor: int) -> _File:
+        with self._lock:
+            while len(self._open) >= self.max_open_files:
+                self._open.popitem(last=False)
+            self._open[name] = _File(descriptor)
+            return self._open[name]
+
+    def _forget_evicted(self) -> None:
+        """Close what others have removed from the cache: open, it would still fill the disk."""
+        with self._lock:
+            for name, file in list(self._open.items()):
+                if os.fstat(file.descriptor).st_nlink == 0:
+                    del self._open[name]
+
+    def _publish(self) -> None:
+        if self.worker_counts is not None:
+            from torch.utils.data import get_worker_info
+
+            worker = get_worker_info()
+            if worker is not None:
+                self.worker_counts.note(worker.id)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"max_open_files": self.max_open_files, "_open": OrderedDict()}
+        return {**self.__dict__, "_open": OrderedDict(), "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+
+class _File:
+    """An open file; closed when its last reader lets go of it, so never under a thread's read."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
 
     def __del__(self) -> None:
-        self.close()
+        os.close(self.descriptor)
