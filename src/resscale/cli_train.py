@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 import yaml
 
+from resscale.cli_announce import result_lines, start_lines, weights_line
 from resscale.cli_lightning import Stage, TrainCli, plain_config, with_saved_config
 from resscale.cli_quiet import quiet_third_parties
 from resscale.cli_resume import check_resume, explain_giving_up
@@ -218,48 +219,18 @@ class Session:
         """Print where the run is written to and what its numbers come to."""
         if not self.launch.is_first:
             return
-        plan = self.data.plan(self.trainer.world_size)
-        order = self.data.order()
-        optimizer = self.model.optimizer_config
-        print(f"run directory: {self.run.path}")
-        print(f"{plan}; {optimizer.explain_lr(self.data.global_batch_size)}")
-        size = self.data.train_crop.size
-        macs = self.model.num_macs(size)
-        cost = f", {macs / 1e9:.3g} GMACs at {size}x{size}" if macs is not None else ""
-        steps = f"{order.num_steps} {'step' if order.num_steps == 1 else 'steps'} per epoch"
-        print(
-            f"{self.model.num_parameters:,} parameters{cost}; "
-            f"{order.num_samples:,} training samples = {steps}"
-            + (f", {order.num_dropped} left over (others each epoch)" if order.num_dropped else "")
-        )
+        lines = start_lines(self.run, self.data, self.model, self.trainer.world_size)
         if self.ckpt_path:
-            print(f"going on from {self.ckpt_path}")
+            lines.append(f"going on from {self.ckpt_path}")
         if self.loaded:
-            skipped = f", without {', '.join(self.loaded.skipped)}" if self.loaded.skipped else ""
-            print(f"weights: {self.loaded.num_tensors} tensors of {self.loaded.source}{skipped}")
+            lines.append(weights_line(self.loaded))
         if self.average:
-            print(self.average)
-        sys.stdout.flush()
+            lines.append(self.average)
+        print("\n".join(lines), flush=True)
 
     def summarise(self, status: str) -> None:
         """Print the result, and the next command to try."""
-        facts = self.run.read_summary()
-        if not facts:
-            print(f"{status}: nothing was left to train from {self.ckpt_path} on.")
-            return
-        top1 = facts.get("val_top1")
-        accuracy = f"val top-1 {top1:.2%}, " if top1 is not None else ""
-        print(
-            f"{status}: {accuracy}{facts['samples_seen']:,} images seen, "
-            f"{facts['images_per_s']:,.0f} images/s"
-            + (f", {facts['bad_samples']} damaged" if facts["bad_samples"] else "")
-        )
-        print(f"run directory: {self.run.path}")
-        folder = shlex.quote(str(self.run.path))
-        if top1 is None:
-            print(f"next:  resscale predict --run_dir {folder} --data.predict IMAGES")
-        else:
-            print(f"next:  resscale validate --run_dir {folder} --ckpt_path best")
+        print("\n".join(result_lines(self.run, status, self.ckpt_path)))
 
     def resume_command(self) -> str:
         """Return the command that goes on with this run."""
