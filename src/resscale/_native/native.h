@@ -1,0 +1,72 @@
+/* What the parts of the native decoder share. Nothing here knows Python. */
+#ifndef RESSCALE_NATIVE_H
+#define RESSCALE_NATIVE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum rs_status {
+    RS_DONE = 0,
+    RS_OTHER,   /* not for this decoder, or damaged: let Pillow look; the message says why */
+    RS_REFUSED, /* a decompression bomb */
+    RS_NO_MEMORY
+};
+
+enum { RS_MESSAGE = 256, RS_BATCH = 8, RS_MAX_SIDE = 16384 };
+
+/* Width and height of a JPEG that rs_decode takes. */
+enum rs_status rs_header(const uint8_t *data, size_t length, int size[2], char *message);
+
+/* The region (left, top, right, bottom) in source pixels, finite and not empty. Of a cut, pixels
+ * outside take no part in the resize. */
+struct rs_box {
+    double edges[4];
+    int cut;
+};
+
+/* Decode a region of a JPEG, antialiased, into out[side][side][channels]; channels is 1 or 3. */
+enum rs_status rs_decode(const uint8_t *data, size_t length, const struct rs_box *box, uint8_t *out,
+                         int side, int channels, char *message);
+
+/* One axis of a picture: `outputs` pixels, of `scale` source pixels each, from `start` on. */
+struct rs_axis {
+    double start, scale;
+    int low, high; /* the source pixels that take part: low <= pixel < high */
+    int outputs;
+    int ratio;   /* source pixels per sample of the plane */
+    int smooth;  /* libjpeg interpolates between such samples; else it repeats them */
+    int samples; /* of the plane */
+};
+
+/* For each output, the samples it is made of; weights are 16-bit fractions that add up to one. */
+struct rs_taps {
+    int outputs, most;
+    int low, high; /* the samples that occur: low <= sample < high */
+    int widest;    /* the largest count */
+    int *first, *count;
+    uint16_t *weights; /* [outputs][most], zero from count on */
+};
+
+size_t rs_taps_bytes(const struct rs_axis *axis);
+void rs_taps_fill(struct rs_taps *taps, const struct rs_axis *axis, void *memory);
+
+/* The rows of a plane that are still needed: row s lies at samples + s % capacity * pitch. */
+struct rs_plane {
+    uint8_t *samples;
+    size_t pitch;
+    int capacity;
+};
+
+/* RS_BATCH outputs of the vertical axis from `first` on (past the last one, that one again).
+ * bands[row * pitch + column] is the result in 1/256; across is scratch of RS_BATCH * pitch, too;
+ * pitch covers the samples of a row that x takes, and its outputs. */
+void rs_resize_batch(const struct rs_plane *plane, const struct rs_taps *x, const struct rs_taps *y,
+                     int first, uint16_t *bands, uint16_t *across, size_t pitch);
+
+/* Rows of results (in 1/256) to bytes. */
+void rs_store_grey(const uint16_t *y, uint8_t *out, int width, int channels);
+void rs_store_rgb(const uint16_t *r, const uint16_t *g, const uint16_t *b, uint8_t *out, int width);
+void rs_store_ycc(const uint16_t *y, const uint16_t *cb, const uint16_t *cr, uint8_t *out,
+                  int width);
+
+#endif
