@@ -20,6 +20,8 @@ from resscale.data.batching import (
 )
 from resscale.data.builtin import resolve
 from resscale.data.dataset import Batch, BatchRequest, ShardDataset
+from resscale.data.decode import Decoder
+from resscale.data.decoders import DecoderChoice, DecoderName, build_decoder, choose_decoder
 from resscale.data.loader import EvaluationLoader, StartMethod, TrainLoader, WorkerOptions
 from resscale.data.manifest import MANIFEST_NAME, Manifest
 from resscale.data.order import DEFAULT_WINDOW, EpochOrder, Shuffle
@@ -59,6 +61,8 @@ class ShardDataModule(LightningDataModule):
         start_method: how reading processes start.
         max_bad_fraction: share of damaged samples past which training ends with exit code 70.
         log_sample_ids: write the ids of each consumed batch to `<run_dir>/samples/`.
+        decoder: what turns files into pixels: "native", "nvimgcodec", "simplejpeg", "pillow", or
+            "auto": the one that the run has used so far, else the fastest that works here.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class ShardDataModule(LightningDataModule):
         start_method: StartMethod = "forkserver",
         max_bad_fraction: float = 0.001,
         log_sample_ids: bool = False,
+        decoder: DecoderChoice = "auto",
     ) -> None:
         super().__init__()
         _check_counts(
@@ -111,6 +116,9 @@ class ShardDataModule(LightningDataModule):
         self.start_method: StartMethod = start_method
         self.max_bad_fraction = max_bad_fraction
         self.log_sample_ids = log_sample_ids
+        self.decoder = decoder
+        # What the run that is gone on with was decoded with, where a checkpoint says so.
+        self.decoder_before: str | None = None
         self.samples_seen = 0
         self.train_crop = _train_crop(train_crop, image_size, scale, pad)
         size = eval_size or image_size
@@ -151,6 +159,23 @@ class ShardDataModule(LightningDataModule):
                 return FileSamples(find_images(location))
         return ShardSamples(self.manifest(split))
 
+    @property
+    def decoder_name(self) -> DecoderName:
+        """Name of the decoder that `decoder` comes to on this machine.
+
+        Raises:
+            UserInputError: it does not work here.
+        """
+        return choose_decoder(self.decoder, self.decoder_before)
+
+    def build_decoder(self) -> Decoder:
+        """Return a decoder for the images of this data set.
+
+        Raises:
+            UserInputError: it does not work here.
+        """
+        return build_decoder(self.decoder_name, self.channels)
+
     def order(self) -> EpochOrder:
         """Return the training order of epoch 0.
 
@@ -190,6 +215,7 @@ class ShardDataModule(LightningDataModule):
         Raises:
             UserInputError: the first fault found.
         """
+        choose_decoder(self.decoder)
         for split in splits:
             if split == "predict":
                 self.samples("predict")
@@ -222,6 +248,7 @@ class ShardDataModule(LightningDataModule):
         dataset = ShardDataset(
             self.manifest("train"),
             self.train_crop,
+            self.build_decoder(),
             channels=self.channels,
             seed=self.seed,
             flip=self.flip,
@@ -277,7 +304,9 @@ class ShardDataModule(LightningDataModule):
             BatchRequest(np.arange(start, stop, dtype=np.int64), size=size)
             for start, stop in evaluation_slices(len(samples), size, rank, world_size)
         ]
-        dataset = ShardDataset(samples, self.eval_crop, channels=self.channels, seed=self.seed)
+        dataset = ShardDataset(
+            samples, self.eval_crop, self.build_decoder(), channels=self.channels, seed=self.seed
+        )
         loader = EvaluationLoader(dataset, requests, self._workers())
         loader.before_wait = self.before_wait
         return loader

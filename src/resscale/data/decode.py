@@ -13,6 +13,7 @@ Pixels = npt.NDArray[np.uint8]
 
 # Twice Pillow's default for a warning, past which Pillow refuses an image as a decompression bomb.
 MAX_PIXELS = 178_956_970
+JPEG_START = b"\xff\xd8\xff"
 
 
 class Decoder(Protocol):

@@ -50,6 +50,7 @@ def build_probe_loader(data: ShardDataModule, share: Share, *, on_gpu: bool) -> 
     dataset = ShardDataset(
         data.manifest("train"),
         data.train_crop,
+        data.build_decoder(),
         channels=data.channels,
         seed=data.seed,
         flip=data.flip,
