@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -53,7 +54,9 @@ class ShardSamples:
         self.manifest = manifest
         self.store = store or ShardStore()
         self._ends = np.cumsum(manifest.shard_sizes)
+        # Those loaded last; an epoch's shards come and go in one order.
         self._indices: OrderedDict[int, ShardIndex] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return self.manifest.num_samples
@@ -103,13 +106,21 @@ class ShardSamples:
         if not 0 <= sample < len(self):
             raise IndexError(f"sample {sample} is outside 0 to {len(self) - 1}")
         shard = int(np.searchsorted(self._ends, sample, side="right"))
-        index = self._indices.pop(shard, None)
+        # Found without a lock, and never taken out while it is used: several threads read here.
+        index = self._indices.get(shard)
         if index is None:
             index = self._load_index(shard)
-            if len(self._indices) >= _KEPT_INDICES:
-                self._indices.popitem(last=False)
-        self._indices[shard] = index
+            with self._lock:
+                if len(self._indices) >= _KEPT_INDICES:
+                    self._indices.popitem(last=False)
+                self._indices[shard] = index
         return shard, index, sample - int(self._ends[shard] - len(index))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_indices": OrderedDict(), "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     def _load_index(self, shard: int) -> ShardIndex:
         location = self.manifest.index_location(shard)
