@@ -66,7 +66,8 @@ def test_help_imports_nothing_heavy() -> None:
         ("pack", "digits out --part 16/16", r"--part 16/16: .* of 16 parts the last is 15/16\."),
         ("index", "shards --verfy", r"Did you mean '--verify'\?"),
         ("index", "none.tar", r"none\.tar is missing"),
-        ("index", "https://a.org/b.tar", "is an address"),
+        ("index", "https://a.org/b.tar", r"a\.org cannot be written to: .* --out DIR"),
+        ("index", "pipe:cat", "is a command"),
         ("inspect", "none", "there is no such folder"),
         ("inspect", "none --chek", r"Did you mean '--check'\?"),
         ("index", "a.tar --processes 0", "--processes: 0: must be above 0"),
@@ -205,6 +206,19 @@ def test_index_then_verify_then_damage(
         file.write(b"more")
     with pytest.raises(DataFormatError, match="1 of the 1 shards"):
         run_index([shards, "--verify"])
+
+
+def test_index_into_another_folder_without_checksums(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "index"
+    run_index([f"{digits}/train", "--out", str(out), "--no-checksums", "--processes", "1"])
+    text = capsys.readouterr().out
+    assert f"the shards are in {digits}/train; use --data.train {out}" in text
+    assert "no SHA-256 of 1, checked by size alone; --checksums reads them whole" in text
+    run_index([str(out), "--verify"])
+    expected = f"{out}: 1 shard as the manifest says; 1 by size alone, without a SHA-256\n"
+    assert capsys.readouterr().out == expected
 
 
 def test_index_of_shards_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from resscale.cli_data_arguments import (
 from resscale.errors import DataFormatError
 
 if TYPE_CHECKING:
+    from resscale.data.manifest import Manifest
     from resscale.data.pack import Packed, PartPacked
     from resscale.data.pack_part import Part
     from resscale.data.pack_plan import PackOptions
@@ -139,28 +140,46 @@ def run_index(argv: list[str]) -> int:
     if isinstance(arguments, int):
         return arguments
     from resscale.data.class_names import read_class_names
-    from resscale.data.index_shards import expand_shards, folder_of, index_shards, verify_shards
+    from resscale.data.index_shards import index_shards
+    from resscale.data.shard_patterns import expand_shards
+    from resscale.data.verify_shards import folder_of, verify_shards
 
     processes = _processes(arguments)
     if arguments.verify:
         manifest = verify_shards(folder_of(arguments.shards), processes)
-        print(f"{manifest.root}: {_count(len(manifest.shards), 'shard')} as the manifest says")
+        without = _without_checksum(manifest)
+        print(
+            f"{manifest.root}: {_count(len(manifest.shards), 'shard')} as the manifest says"
+            + (f"; {without:,} by size alone, without a SHA-256" if without else "")
+        )
         return 0
     manifest = index_shards(
         expand_shards(arguments.shards),
         read_class_names(arguments.classes),
         processes,
         force=arguments.force,
+        out=arguments.out,
+        checksums=arguments.checksums,
     )
     unlabelled = manifest.num_samples - sum(manifest.class_counts)
     print(
         f"{manifest.root}: {manifest.num_samples:,} samples of {manifest.num_classes:,} classes in "
         f"{_count(len(manifest.shards), 'shard')}, {manifest.num_bytes / _BYTES_PER_MB:,.1f} MB"
     )
+    if manifest.shards_root:
+        print(f"  the shards are in {manifest.shards_root}; use --data.train {manifest.root}")
     if unlabelled:
         print("  no labels (.cls): good for predicting, not for training")
+    if without := _without_checksum(manifest):
+        print(f"  no SHA-256 of {without:,}, checked by size alone; --checksums reads them whole")
     print(f"Next: resscale inspect {manifest.root}")
     return 0
+
+
+def _without_checksum(manifest: Manifest) -> int:
+    from resscale.data.shard_table import UNKNOWN_SHA256
+
+    return int((manifest.table.sha256 == UNKNOWN_SHA256.encode()).sum())
 
 
 def run_inspect(argv: list[str]) -> int:

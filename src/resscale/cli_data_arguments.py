@@ -31,7 +31,11 @@ _SOURCE_EXAMPLES = {
 _INDEX_EXAMPLES = """examples:
   resscale index 'shards/train-{000000..000099}.tar' --classes names.txt
   resscale index shards/train
-  resscale index shards/train --verify"""
+  resscale index shards/train --verify
+  resscale index 's3://bucket/train-{000..999}.tar' --out index/train
+
+Remote shards are read by ranges where that is quicker than reading them whole. Their manifest and
+indices go beside them (s3, gs), or with --out into a local folder that --data.train takes."""
 _INSPECT_EXAMPLES = """examples:
   resscale inspect shards/digits/train
   resscale inspect shards/photos/train --check --out photos.png"""
@@ -138,10 +142,21 @@ def index_parser() -> Parser:
     """Return the parser of `resscale index`."""
     parser = _parser("index", "Index shards that another tool wrote.", _INDEX_EXAMPLES)
     parser.add_argument(
-        "shards", nargs="+", metavar="SHARDS", help="tars: paths, {a..b} or * patterns, or a folder"
+        "shards",
+        nargs="+",
+        metavar="SHARDS",
+        help="tars: paths or addresses, {a..b} or * patterns; or a folder",
     )
     parser.add_argument("--classes", metavar="FILE", help="class names, one per line, by label")
     parser.add_argument("--verify", action="store_true", help="check sizes and SHA-256 instead")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder for manifest and indices (the shards')"
+    )
+    parser.add_argument(
+        "--checksums",
+        action=argparse.BooleanOptionalAction,
+        help="read shards whole for their SHA-256 (local ones: yes)",
+    )
     parser.add_argument(
         "--force", action="store_true", help="replace a manifest of another command"
     )

@@ -1,15 +1,16 @@
-"""Indexing shards of other tools, and checking shards against their manifest."""
+"""Indexing shards of other tools, here and on a server."""
 
-import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fault_server import serve
 
-from resscale.data.index_shards import expand_shards, folder_of, index_shards, verify_shards
-from resscale.data.manifest import MANIFEST_NAME, Manifest
+from resscale.data.index_shards import index_shards
+from resscale.data.manifest import MANIFEST_NAME, Manifest, sha256_of
 from resscale.data.shard_index import ShardIndex
+from resscale.data.shard_patterns import expand_shards
+from resscale.data.shard_pool import IN_THREADS
 from resscale.errors import DataFormatError, UserInputError
 
 WriteTar = Callable[[Path, list[tuple[str, bytes]]], Path]
@@ -33,46 +34,6 @@ def test_shards_of_webdatasets_writer(
     index = ShardIndex.load(manifest.index_path(2))
     raw = manifest.shard_path(2).read_bytes()
     assert raw[index.offsets[3] :][: index.sizes[3]] == jpegs[11]
-    assert verify_shards(foreign_shards, processes) == manifest
-
-
-@pytest.mark.parametrize(
-    "patterns",
-    [
-        ["{}"],
-        ["{}/part-000{{0..2}}.tar"],
-        ["{}/*.tar"],
-        ["{}/part-0000.tar", "{}/part-000[12].tar", "{}/part-0001.tar"],
-    ],
-)
-def test_patterns(foreign_shards: Path, patterns: list[str]) -> None:
-    found = expand_shards([pattern.format(foreign_shards) for pattern in patterns])
-    assert [path.name for path in found] == THREE
-
-
-@pytest.mark.parametrize(
-    ("pattern", "message"),
-    [
-        ("https://example.org/a.tar", "is an address; `resscale index` reads local shards"),
-        ("pipe:cat a.tar", "is an address"),
-        ("{}/none.tar", r"none\.tar is missing"),
-        ("{}/part-000{{0..3}}.tar", r"part-0003\.tar is missing"),
-        ("{}/part-000{{0..2.tar", "its braces do not pair up"),
-        ("{}/empty", "No shards fit"),
-        ("{}/a.tar.gz", r"is no \.tar file.*gunzip"),
-    ],
-)
-def test_patterns_that_fit_nothing(foreign_shards: Path, pattern: str, message: str) -> None:
-    (foreign_shards / "empty").mkdir()
-    (foreign_shards / "a.tar.gz").touch()
-    with pytest.raises(UserInputError, match=message):
-        expand_shards([pattern.format(foreign_shards)])
-
-
-def test_shards_of_two_folders(foreign_shards: Path, tmp_path: Path) -> None:
-    shutil.copytree(foreign_shards, tmp_path / "other")
-    with pytest.raises(UserInputError, match="lie in 2 folders"):
-        expand_shards([str(foreign_shards), str(tmp_path / "other")])
 
 
 def test_manifest_of_pack_is_replaced_by_force_only(foreign_shards: Path) -> None:
@@ -114,7 +75,7 @@ def test_shards_without_labels(write_tar: WriteTar, tmp_path: Path) -> None:
 
 def test_labels_for_some_samples_only(write_tar: WriteTar, tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", [("x.jpg", b"1"), ("x.cls", b"0"), ("y.jpg", b"1")])
-    with pytest.raises(DataFormatError, match=r"1 of 2 samples have no \.cls file"):
+    with pytest.raises(DataFormatError, match=r"1 of 2 samples have no label \(\.cls\)"):
         index_all(tmp_path)
 
 
@@ -129,32 +90,88 @@ def test_shards_without_samples(write_tar: WriteTar, tmp_path: Path) -> None:
         index_all(tmp_path)
 
 
-def test_verify_names_each_wrong_shard(foreign_shards: Path) -> None:
-    index_all(foreign_shards)
-    paths = [foreign_shards / name for name in THREE]
-    paths[0].unlink()
-    raw = bytearray(paths[1].read_bytes())
-    raw[tarfile.BLOCKSIZE * 4] ^= 1
-    paths[1].write_bytes(raw)
-    paths[2].write_bytes(paths[2].read_bytes()[:-1])
-    with pytest.raises(DataFormatError) as caught:
-        verify_shards(foreign_shards)
-    lines = str(caught.value).splitlines()
-    assert lines[0].startswith("3 of the 3 shards")
-    assert lines[1] == "  part-0000.tar: missing"
-    assert lines[2] == "  part-0001.tar: its SHA-256 differs"
-    assert "bytes instead of" in lines[3]
+def test_indices_may_lie_in_another_folder(
+    foreign_shards: Path, tmp_path: Path, contents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(foreign_shards)
+    monkeypatch.chdir(tmp_path)  # the manifest must hold for other folders to stand in
+    out = tmp_path / "some" / "index"
+    made = index_shards(expand_shards(["foreign"]), out=str(out))
+    assert contents(foreign_shards) == before
+    manifest = Manifest.load(out)
+    assert manifest == made
+    assert manifest.shards_root == str(foreign_shards)
+    manifest.check_sizes()
+    assert sorted(path.name for path in out.iterdir()) == [
+        MANIFEST_NAME,
+        *(name.replace(".tar", ".index.npz") for name in THREE),
+    ]
+    assert manifest.fingerprint == index_all(foreign_shards).fingerprint
 
 
-def test_verify_reads_the_indices(foreign_shards: Path, write_tar: WriteTar) -> None:
-    manifest = index_all(foreign_shards)
-    manifest.index_path(0).unlink()
-    shutil.copy(manifest.index_path(1), manifest.index_path(2))
-    ShardIndex.load(manifest.index_path(1))
-    with pytest.raises(DataFormatError, match=r"part-0000\.index\.npz is missing or damaged"):
-        verify_shards(foreign_shards)
+def test_checksums_of_local_shards_may_be_left_out(foreign_shards: Path) -> None:
+    manifest = index_all(foreign_shards, checksums=False, processes=IN_THREADS)
+    assert {shard.sha256 for shard in manifest.shards} == {""}
+    assert manifest.num_bytes == sum(path.stat().st_size for path in foreign_shards.glob("*.tar"))
 
 
-def test_folder_that_verify_means(foreign_shards: Path) -> None:
-    assert folder_of([str(foreign_shards)]) == foreign_shards
-    assert folder_of([f"{foreign_shards}/*.tar"]) == foreign_shards
+@pytest.mark.parametrize("ranges", [True, False])
+def test_shards_of_a_server(foreign_shards: Path, tmp_path: Path, ranges: bool) -> None:
+    local = index_all(foreign_shards)
+    out = tmp_path / "out"
+    with serve(foreign_shards) as server:
+        server.ranges = ranges
+        shards = expand_shards([server.url + "/part-000{0..2}.tar"])
+        index_shards(shards, ("cat", "dog", "newt"), out=str(out))
+        manifest = Manifest.load(out)
+        manifest.check_sizes()
+    assert manifest.shards == local.shards  # the SHA-256 too: they are small
+    assert manifest.class_counts == (4, 4, 4)
+    assert manifest.classes == ("cat", "dog", "newt")
+    for number, name in enumerate(THREE):
+        assert manifest.shard_location(number) == f"{server.url}/{name}"
+        index = Path(manifest.index_location(number))
+        assert index.read_bytes() == local.index_path(number).read_bytes()
+
+
+def test_checksums_of_big_images_are_taken_when_asked_for(
+    write_tar: WriteTar, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "shards", tmp_path / "out"
+    folder.mkdir()
+    path = write_tar(folder / "a.tar", [("x.jpg", bytes(6 << 20)), ("y.jpg", bytes(6 << 20))])
+    with serve(folder) as server:
+        shards = [f"{server.url}/a.tar"]
+        quick = index_shards(shards, out=str(out))
+        assert server.bytes_sent < 4 << 20  # 1 MB, two ranges, and a byte for the size
+        whole = index_shards(shards, out=str(out), checksums=True)
+    assert quick.shards[0].sha256 == ""
+    assert whole.shards[0].sha256 == sha256_of(path)
+    assert quick.shards[0].bytes == whole.shards[0].bytes == path.stat().st_size
+
+
+def test_a_server_that_fails_now_and_then_changes_nothing(
+    foreign_shards: Path, tmp_path: Path
+) -> None:
+    local = index_all(foreign_shards)
+    faults = ["busy", "drop", "truncate", "reset", "drop"]
+    with serve(foreign_shards, faults) as server:
+        shards = [f"{server.url}/{name}" for name in THREE]
+        assert index_shards(shards, out=str(tmp_path / "out")).shards == local.shards
+        assert sorted(server.faults()) == sorted(faults)
+
+
+def test_a_server_takes_no_indices(foreign_shards: Path) -> None:
+    with serve(foreign_shards) as server:
+        with pytest.raises(UserInputError, match=r"cannot be written to.*--out DIR"):
+            index_shards([f"{server.url}/part-0000.tar"])
+        assert not server.asked
+
+
+def test_a_shard_that_a_server_has_not(foreign_shards: Path, tmp_path: Path) -> None:
+    with (
+        serve(foreign_shards) as server,
+        pytest.raises(DataFormatError, match=r"part-0003\.tar does not exist"),
+    ):
+        index_shards(expand_shards([server.url + "/part-000{0..3}.tar"]), out=str(tmp_path / "o"))
+    assert not (tmp_path / "o" / MANIFEST_NAME).exists()
