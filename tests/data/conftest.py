@@ -11,8 +11,13 @@ import numpy as np
 import pytest
 import scipy.io
 import webdataset
+from hypothesis import settings
 from PIL import Image
 from sklearn.datasets import load_sample_images
+
+# A machine at work takes longer for an example than it did a moment ago; that is no failure.
+settings.register_profile("resscale", deadline=None)
+settings.load_profile("resscale")
 
 # The devkit counts the classes in an order of its own, and has the inner nodes behind them.
 DEVKIT_IDS = {"n02119789": 1, "n01440764": 2, "n01443537": 3}

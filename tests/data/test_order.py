@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resscale.data import EpochOrder
@@ -56,6 +56,7 @@ def test_every_sample_at_most_once_and_less_than_a_batch_dropped(order: EpochOrd
     assert ids.size == 0 or (ids.min() >= 0 and ids.max() < order.num_samples)
 
 
+@settings(max_examples=40)
 @given(orders())
 def test_ranks_one_behind_the_other_are_the_global_batch(order: EpochOrder) -> None:
     size = order.global_batch_size

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resscale.data.permutation import hash_uint64, mix_key, permute, uniforms
+from resscale.data.permutation import (
+    hash_uint64,
+    mix_key,
+    mix_keys,
+    permute,
+    permute_each,
+    uniforms,
+)
 
 KEYS = st.integers(0, 2**64 - 1)
 
@@ -126,3 +133,60 @@ def test_uniforms_are_uniform_and_their_columns_independent() -> None:
 def test_another_key_draws_other_uniforms() -> None:
     ids = np.arange(100)
     assert not np.isclose(uniforms(ids, 2, 1), uniforms(ids, 2, 2)).any()
+
+
+# Many at once
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.integers(0, 40),
+            st.sampled_from([2**16 - 1, 2**16, 2**16 + 1, 2**40, 2**53 - 1, 2**53 + 1, 2**62]),
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    st.data(),
+)
+def test_many_permutations_at_once_are_those_of_each(sizes: list[int], data) -> None:
+    keys = [data.draw(KEYS) for _ in sizes]
+    groups, positions = [], []
+    for group, size in enumerate(sizes):
+        for _ in range(data.draw(st.integers(0, 3)) if size else 0):
+            groups.append(group)
+            positions.append(data.draw(st.integers(0, size - 1)))
+    found = permute_each(
+        np.array(positions, np.int64),
+        np.array(sizes, np.int64),
+        np.array(keys, np.uint64),
+        np.array(groups, np.int64),
+    )
+    alone = [
+        int(permute(np.array([position]), sizes[group], keys[group])[0])
+        for position, group in zip(positions, groups, strict=True)
+    ]
+    assert found.tolist() == alone
+
+
+def test_permutations_longer_than_what_is_hashed_at_a_time_are_whole() -> None:
+    # 8,192 values are hashed at a time: the groups begin and end within such blocks.
+    sizes = np.array([5_000, 1, 12_000, 3])
+    groups = np.repeat(np.arange(4), sizes)
+    positions = np.concatenate([np.arange(size) for size in sizes])
+    found = permute_each(positions, sizes, np.arange(4, dtype=np.uint64), groups)
+    for group, size in enumerate(sizes):
+        assert sorted(found[groups == group].tolist()) == list(range(size))
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=5), st.integers(0, 2**70))
+def test_keys_of_whole_arrays_are_those_of_each_number(numbers: list[int], part: int) -> None:
+    found = mix_keys(part, np.array(numbers), 7)
+    assert found.tolist() == [mix_key(part, number, 7) for number in numbers]
+
+
+def test_these_values_never_change() -> None:
+    """They decide the order of every run begun before."""
+    assert mix_key(1, 2, 3) == 15020427595393229491
+    assert permute(np.arange(10), 10, 42).tolist() == [1, 4, 9, 5, 8, 7, 3, 2, 0, 6]
+    assert permute(np.arange(3), 10**12, 42).tolist() == [728511737950, 348373094768, 463717022040]

@@ -8,34 +8,22 @@ global batch k = [ slice k of stream 0 | slice k of stream 1 | ... ]   ranks tak
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from resscale.data.permutation import Int64, mix_key, permute
+from resscale.data.permutation import Int64, UInt64, mix_keys, permute_each
+from resscale.data.stream import Stream, home_stream, shuffled_stream
 from resscale.errors import UserInputError, nearest
 
 Shuffle = Literal["full", "window", "none"]
 DEFAULT_WINDOW = 65_536
 
-# What a key is for goes into the key, so that no two uses share a permutation.
-_HOME, _PIECES, _SAMPLES = 1, 2, 3
-
-
-@dataclass(frozen=True)
-class _Stream:
-    """A partition's samples in stream order, as pieces of shards (before the sample shuffle)."""
-
-    starts: Int64  # stream position of each piece's first sample, (pieces,)
-    first_ids: Int64  # sample id of each piece's first sample, (pieces,)
-    size: int
-
-    def ids(self, positions: Int64) -> Int64:
-        piece = np.searchsorted(self.starts, positions, side="right") - 1
-        return self.first_ids[piece] + (positions - self.starts[piece])
+# What a key is for goes into the key, so that no two uses share a permutation (1: the home stream).
+_PIECES, _SAMPLES = 2, 3
 
 
 class EpochOrder:
@@ -83,8 +71,8 @@ class EpochOrder:
         self.partitions = partitions
         self.num_samples = int(sizes.sum())
         self.num_steps = self.num_samples // global_batch_size
-        self._home = _home_stream(sizes, seed, scatter=shuffle != "none" and partitions > 1)
-        self._streams: dict[int, _Stream] = {}
+        self._home: list[Stream] = []  # shared by the epochs, made when it is first asked for
+        self._shuffled: tuple[int, int, Stream] | None = None
 
     @property
     def num_dropped(self) -> int:
@@ -93,15 +81,10 @@ class EpochOrder:
 
     def at_epoch(self, epoch: int) -> EpochOrder:
         """Return the order of another epoch of the same run."""
-        return EpochOrder(
-            self.shard_sizes,
-            global_batch_size=self.global_batch_size,
-            seed=self.seed,
-            epoch=epoch,
-            shuffle=self.shuffle,
-            window=self.window,
-            partitions=self.partitions,
-        )
+        order = copy.copy(self)
+        order.epoch = epoch
+        order._shuffled = None
+        return order
 
     def global_batch(self, step: int) -> Int64:
         """Return the sample ids of global step `step`: int64 array (global_batch_size,)."""
@@ -129,71 +112,66 @@ class EpochOrder:
                 f"step={step} is outside this epoch's {self.num_steps} steps "
                 f"({self.num_samples} samples / {self.global_batch_size} per global batch)."
             )
+        if start >= stop:
+            return np.empty(0, dtype=np.int64)
         share = self.global_batch_size // self.partitions
-        parts = []
-        for partition in range(start // share, -(-stop // share)):
-            low = max(start - partition * share, 0) + step * share
-            high = min(stop - partition * share, share) + step * share
-            positions = np.arange(low, high, dtype=np.int64)
-            parts.append(self._partition_ids(partition, positions))
-        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
-
-    def _partition_ids(self, partition: int, positions: Int64) -> Int64:
-        stream = self._streams.get(partition)
-        if stream is None:
-            stream = self._streams[partition] = self._build_stream(partition)
-        key = mix_key(self.seed, _SAMPLES, self.epoch, partition)
+        slots = np.arange(start, stop, dtype=np.int64)
+        first, last = start // share, -(-stop // share)
+        group = slots // share - first
+        positions = slots % share + step * share
+        cuts = self.partition_bounds(first, last)
+        stream = self.stream(first, last)
+        keys = mix_keys(self.seed, _SAMPLES, self.epoch, np.arange(first, last))
         if self.shuffle == "full":
-            return stream.ids(permute(positions, stream.size, key))
-        if self.shuffle == "window":
-            return stream.ids(_permute_within_windows(positions, stream.size, self.window, key))
-        return stream.ids(positions)
+            positions = permute_each(positions, np.diff(cuts), keys, group)
+        elif self.shuffle == "window":
+            positions = _permute_in_windows(positions, np.diff(cuts), keys, group, self.window)
+        return stream.ids(cuts[group] + positions)
 
-    def _build_stream(self, partition: int) -> _Stream:
-        """Cut the partition out of the home stream and, for "window", permute its pieces."""
-        low = partition * self.num_samples // self.partitions
-        high = (partition + 1) * self.num_samples // self.partitions
-        home = self._home
-        ends: Int64 = np.append(home.starts[1:], np.int64(home.size))
-        first = int(np.searchsorted(ends, low, side="right"))
-        last = int(np.searchsorted(home.starts, high, side="left"))
-        starts: Int64 = np.maximum(home.starts[first:last], np.int64(low))
-        counts = np.minimum(ends[first:last], high) - starts
-        first_ids = home.first_ids[first:last] + (starts - home.starts[first:last])
-        if self.shuffle == "window":
-            key = mix_key(self.seed, _PIECES, self.epoch, partition)
-            turn = permute(np.arange(len(counts), dtype=np.int64), len(counts), key)
-            counts, first_ids = counts[turn], first_ids[turn]
-        stream_starts: Int64 = np.cumsum(counts) - counts
-        return _Stream(stream_starts, first_ids, high - low)
+    def partition_bounds(self, first: int = 0, last: int | None = None) -> Int64:
+        """Return where partitions `first` up to `last` begin, and the end of the last one.
 
+        int64 (partitions + 1,), counted in samples of the stream that they are cut from.
+        """
+        last = self.partitions if last is None else last
+        return np.arange(first, last + 1, dtype=np.int64) * self.num_samples // self.partitions
 
-def _home_stream(sizes: Int64, seed: int, *, scatter: bool) -> _Stream:
-    """Lay the shards out in the order that partitions are cut from.
+    def stream(self, first: int = 0, last: int | None = None) -> Stream:
+        """Return the runs of samples of partitions `first` up to `last`, before samples are mixed.
 
-    Scattered (by the seed alone, so that a node keeps its shards from epoch to epoch), a data set
-    sorted by class gives each partition a mix of the classes.
-    """
-    first_ids = np.cumsum(sizes) - sizes
-    filled = np.flatnonzero(sizes)
-    if scatter:
-        turn = permute(np.arange(len(filled), dtype=np.int64), len(filled), mix_key(seed, _HOME))
-        filled = filled[turn]
-    counts = sizes[filled]
-    return _Stream(np.cumsum(counts) - counts, first_ids[filled], int(counts.sum()))
+        Whoever asks for one range again and again, as a rank does, has that range kept; whoever
+        asks for another one gets all partitions.
+        """
+        if not self._home:
+            scatter = self.shuffle != "none" and self.partitions > 1
+            self._home.append(home_stream(self.shard_sizes, self.seed, scatter=scatter))
+        if self.shuffle != "window":
+            return self._home[0]
+        last = self.partitions if last is None else last
+        kept = self._shuffled
+        if kept is None or not kept[0] <= first <= last <= kept[1]:
+            if kept is not None:
+                first, last = 0, self.partitions
+            keys = mix_keys(self.seed, _PIECES, self.epoch, np.arange(first, last))
+            cuts = self.partition_bounds(first, last)
+            kept = self._shuffled = (first, last, shuffled_stream(self._home[0], cuts, keys))
+        return kept[2]
 
 
-def _permute_within_windows(positions: Int64, size: int, window: int, key: int) -> Int64:
-    """Permute each position within its window of the stream; the last window may be shorter."""
-    result = np.empty_like(positions)
-    numbers = positions // window
-    for number in np.unique(numbers):
-        chosen = numbers == number
-        low = int(number) * window
-        length = min(window, size - low)
-        inner = permute(positions[chosen] - low, length, mix_key(key, int(number)))
-        result[chosen] = inner + low
-    return result
+def _permute_in_windows(
+    positions: Int64, sizes: Int64, keys: UInt64, group: Int64, window: int
+) -> Int64:
+    """Permute each position within its window of its partition; the last one may be shorter."""
+    number = positions // window
+    begins = np.ones(len(positions), dtype=bool)
+    begins[1:] = (number[1:] != number[:-1]) | (group[1:] != group[:-1])
+    firsts = np.flatnonzero(begins)
+    of, numbers = group[firsts], number[firsts]
+    lengths = np.minimum(window, sizes[of] - numbers * window)
+    inner = permute_each(
+        positions - number * window, lengths, mix_keys(keys[of], numbers), np.cumsum(begins) - 1
+    )
+    return inner + number * window
 
 
 def indivisible(global_batch_size: int, parts: int, what: str) -> str:
