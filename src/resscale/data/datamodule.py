@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,12 +18,15 @@ from resscale.data.batching import (
     steps_of_limited_epoch,
 )
 from resscale.data.builtin import resolve
+from resscale.data.caching import Caching, RankPlace
 from resscale.data.dataset import Batch, BatchRequest, ShardDataset
 from resscale.data.decode import Decoder
 from resscale.data.decoders import DecoderChoice, DecoderName, build_decoder, choose_decoder
 from resscale.data.loader import EvaluationLoader, StartMethod, TrainLoader, WorkerOptions
+from resscale.data.locations import local_path
 from resscale.data.manifest import MANIFEST_NAME, Manifest
 from resscale.data.order import DEFAULT_WINDOW, EpochOrder, Shuffle
+from resscale.data.remote import set_default
 from resscale.data.samples import FileSamples, Samples, ShardSamples, find_images
 from resscale.errors import DataFormatError, UserInputError
 
@@ -63,6 +65,12 @@ class ShardDataModule(LightningDataModule):
         log_sample_ids: write the ids of each consumed batch to `<run_dir>/samples/`.
         decoder: what turns files into pixels: "native", "nvimgcodec", "simplejpeg", "pillow", or
             "auto": the one that the run has used so far, else the fastest that works here.
+        cache: folder on a disk of each node (or in /dev/shm) for shards that lie on servers; all
+            ranks and runs of the node may share it. None: each epoch reads them again.
+        cache_gb: most gigabytes in it. None: half of what is free on its disk.
+        cache_local: cache local shards too, as those on a slow network file system.
+        storage_options: fsspec's options by protocol: {s3: {endpoint_url: ..., anon: true}}.
+        give_up_s: seconds without a byte from a server after which the run ends (exit code 69).
     """
 
     def __init__(
@@ -91,6 +99,11 @@ class ShardDataModule(LightningDataModule):
         max_bad_fraction: float = 0.001,
         log_sample_ids: bool = False,
         decoder: DecoderChoice = "auto",
+        cache: str | None = None,
+        cache_gb: float | None = None,
+        cache_local: bool = False,
+        storage_options: dict[str, dict[str, Any]] | None = None,
+        give_up_s: float = 300.0,
     ) -> None:
         super().__init__()
         _check_counts(
@@ -119,6 +132,7 @@ class ShardDataModule(LightningDataModule):
         self.decoder = decoder
         # What the run that is gone on with was decoded with, where a checkpoint says so.
         self.decoder_before: str | None = None
+        self.caching = Caching(cache, cache_gb, cache_local, storage_options, give_up_s)
         self.samples_seen = 0
         self.train_crop = _train_crop(train_crop, image_size, scale, pad)
         size = eval_size or image_size
@@ -143,6 +157,7 @@ class ShardDataModule(LightningDataModule):
                 raise UserInputError(
                     f"data.{split} is not set: name a folder of shards with --data.{split} FOLDER."
                 )
+            set_default(self.caching.remote)
             manifest = Manifest.load(resolve(location))
             manifest.check_sizes()
             if split != "predict":
@@ -154,10 +169,10 @@ class ShardDataModule(LightningDataModule):
         """Return the encoded samples of a split; for "predict" they may be plain image files."""
         location = self.locations[split]
         if split == "predict" and location is not None:
-            path = Path(resolve(location)).expanduser()
-            if path.name != MANIFEST_NAME and not (path / MANIFEST_NAME).is_file():
+            path = local_path(resolve(location))
+            if path and path.name != MANIFEST_NAME and not (path / MANIFEST_NAME).is_file():
                 return FileSamples(find_images(location))
-        return ShardSamples(self.manifest(split))
+        return self._shard_samples(split)
 
     @property
     def decoder_name(self) -> DecoderName:
@@ -245,8 +260,9 @@ class ShardDataModule(LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         """Build this rank's training loader; it begins behind `samples_seen`."""
         rank, world_size = self._ranks()
+        samples, workers = self._shard_samples("train"), self._workers()
         dataset = ShardDataset(
-            self.manifest("train"),
+            samples,
             self.train_crop,
             self.build_decoder(),
             channels=self.channels,
@@ -254,16 +270,15 @@ class ShardDataModule(LightningDataModule):
             flip=self.flip,
             replace_bad=True,
         )
-        loader = TrainLoader(
-            dataset,
-            self.order(),
-            self.plan(world_size),
-            rank,
-            self._workers(),
-            self.samples_seen,
-            self.steps_per_epoch(),
-        )
+        order, plan, steps = self.order(), self.plan(world_size), self.steps_per_epoch()
+        loader = TrainLoader(dataset, order, plan, rank, workers, self.samples_seen, steps)
         loader.before_wait = self.before_wait
+        kept = 0
+        if self.locations["val"] is not None:
+            kept = self.caching.kept_bytes(self._shard_samples("val"), self._place())
+        loader.before_step = self.caching.follow_training(
+            samples, order, plan, self._place(), steps, workers, kept
+        )
         self._train_loader = loader
         return loader
 
@@ -307,9 +322,24 @@ class ShardDataModule(LightningDataModule):
         dataset = ShardDataset(
             samples, self.eval_crop, self.build_decoder(), channels=self.channels, seed=self.seed
         )
-        loader = EvaluationLoader(dataset, requests, self._workers())
+        followed: Sequence[BatchRequest] = requests
+        if isinstance(samples, ShardSamples):
+            followed = self.caching.follow_evaluation(samples, requests, self._place())
+        loader = EvaluationLoader(dataset, followed, self._workers())
         loader.before_wait = self.before_wait
         return loader
+
+    def teardown(self, stage: str) -> None:
+        """Let go of the cache: nothing is needed any more."""
+        self.caching.close()
+
+    def _shard_samples(self, split: str) -> ShardSamples:
+        return ShardSamples(self.manifest(split), self.caching.store(self._workers().num_workers))
+
+    def _place(self) -> RankPlace:
+        rank, world_size = self._ranks()
+        local_ranks = self.trainer.num_devices if self.trainer is not None else 1
+        return RankPlace(rank, world_size, max(1, world_size // max(1, local_ranks)))
 
     def _ranks(self) -> tuple[int, int]:
         if self.trainer is None:

@@ -32,7 +32,7 @@ _Loader = DataLoader[Batch | ResscaleError] | ThreadReader
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """Readers per rank, how processes start, batches that each keeps ready, and what readers are."""
+    """Readers per rank, how processes start, batches that each keeps ready; what readers are."""
 
     num_workers: int = 0
     start_method: StartMethod = "forkserver"
@@ -84,6 +84,8 @@ class TrainLoader:
         self.steps_per_epoch = steps_per_epoch or order.num_steps
         self.wait_s = 0.0
         self.before_wait: Callable[[], None] | None = None
+        # Called with (epoch, step) before a step's batches are asked for.
+        self.before_step: Callable[[int, int], None] | None = None
         # Lightning tells the epoch to whatever a loader has by the name of sampler.
         self.sampler = _Requests(self)
         self._loader = build_loader(dataset, self.sampler, options)
@@ -132,6 +134,8 @@ class _Requests:
         epoch, first_step = self.owner.start_of_epoch()
         order = self.owner.order.at_epoch(epoch)
         for step in range(first_step, order.num_steps):
+            if self.owner.before_step is not None:
+                self.owner.before_step(epoch, step)
             share = order.rank_batch(step, rank, plan.world_size)
             for start in range(0, len(share), plan.micro_batch_size):
                 ids = share[start : start + plan.micro_batch_size]

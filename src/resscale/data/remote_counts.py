@@ -96,10 +96,18 @@ class WorkerCounts:
         """Return the sum over the reading processes."""
         rows = list(self._rows or ())
         starts = range(0, len(rows), _FIELDS)
-        return add_up(ReadCounts(*rows[start : start + _FIELDS]) for start in starts)
+        return add_up(_whole(rows[start : start + _FIELDS]) for start in starts)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_rows": self._rows if context.get_spawning_popen() is not None else None}
+
+
+def _whole(row: list[float]) -> ReadCounts:
+    found = ReadCounts(*row)  # type: ignore[arg-type]
+    for item in fields(ReadCounts):
+        if item.name != "seconds":
+            setattr(found, item.name, int(getattr(found, item.name)))
+    return found
 
 
 def add_up(parts: Iterable[ReadCounts]) -> ReadCounts:
