@@ -6,6 +6,8 @@
 `EpochOrder` is asked for each step of an epoch which samples each node's ranks take. A node reads
 ranges of bytes, so its bytes are the same either way. What differs is from how many files they
 come, and how much a node would have to keep to read none of them twice over the epochs.
+
+`benchmarks/downloads.py` computes the same by `resscale.data.download_plan`, for any size.
 """
 
 from __future__ import annotations
@@ -18,29 +20,42 @@ import numpy.typing as npt
 
 from resscale.data.order import EpochOrder
 
+Int64 = npt.NDArray[np.int64]
+
 NODES = (8, 32, 128, 512)
 GPUS_PER_NODE = 8
 
 
-def shards_per_node(orders: Sequence[EpochOrder], num_nodes: int) -> npt.NDArray[np.int64]:
+def steps_of_shards(order: EpochOrder, num_nodes: int) -> tuple[Int64, Int64]:
+    """Return the first and the last step at which each node reads each shard, by looking.
+
+    Two int64 arrays (num_nodes, num_shards); -1 where a node does not read a shard.
+    """
+    ends = np.cumsum(order.shard_sizes)
+    first = np.full((num_nodes, len(ends)), -1)
+    last = np.full((num_nodes, len(ends)), -1)
+    for step in range(order.num_steps):
+        shards = np.searchsorted(ends, order.global_batch(step), side="right")
+        for node, part in enumerate(shards.reshape(num_nodes, -1)):
+            last[node, part] = step
+            new = part[first[node, part] < 0]
+            first[node, new] = step
+    return first, last
+
+
+def shards_per_node(orders: Sequence[EpochOrder], num_nodes: int) -> Int64:
     """Return how many shards each node reads in these epochs: int64 array (num_nodes,).
 
     Args:
         orders: of the epochs; their global batch divides by the nodes.
         num_nodes: a global batch is cut into so many neighbouring parts.
     """
-    ends = np.cumsum(orders[0].shard_sizes)
-    reads = np.zeros((num_nodes, len(ends)), bool)
-    for order in orders:
-        for step in range(order.num_steps):
-            shards = np.searchsorted(ends, order.global_batch(step), side="right")
-            for node, part in enumerate(shards.reshape(num_nodes, -1)):
-                reads[node, part] = True
-    counts: npt.NDArray[np.int64] = reads.sum(axis=1, dtype=np.int64)
+    read = [steps_of_shards(order, num_nodes)[1] >= 0 for order in orders]
+    counts: Int64 = np.logical_or.reduce(read).sum(axis=1, dtype=np.int64)
     return counts
 
 
-def spread(counts: npt.NDArray[np.int64]) -> str:
+def spread(counts: Int64) -> str:
     """Return the range of some counts as text."""
     low, high = int(counts.min()), int(counts.max())
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
