@@ -38,16 +38,6 @@ def training_pipeline(kind: str, data: str, size: int) -> Any:
     return fn.flip(images, horizontal=fn.random.coin_flip()), labels
 
 
-def write_indices(data: str) -> None:
-    """Write DALI's own index of each shard beside it, where it is missing."""
-    from wds2idx import IndexCreator
-
-    for shard in Path(data).glob("*.tar"):
-        if not Path(f"{shard}.dali").exists():
-            with IndexCreator(str(shard), f"{shard}.dali") as creator:
-                creator.create_index()
-
-
 def main() -> None:
     """Read the command line and serve epochs."""
     parser = argparse.ArgumentParser()
