@@ -67,22 +67,14 @@ def expand_braces(pattern: str) -> list[str]:
         raise UserInputError(f"{pattern!r}: its braces do not pair up ({error}).") from error
 
 
-def _expand(pattern: str) -> list[str]:
-    if (path := local_path(pattern)) is not None:
-        return [str(found) for found in _expand_local(path, pattern)]
-    if not is_pattern(pattern):
-        return _listed(pattern, "*.tar")
-    found = []
-    for location in expand_braces(pattern):
-        found += (
-            _listed(parent(location), name_of(location))
-            if _WILD.search(name_of(location))
-            else [location]
-        )
-    return found
+def expand_local(pattern: str) -> list[Path]:
+    """Return the files that a path, a folder of shards or a pattern means, in their order.
 
-
-def _expand_local(path: Path, pattern: str) -> list[Path]:
+    Raises:
+        UserInputError: one that the pattern's braces ask for is missing.
+    """
+    path = local_path(pattern)
+    assert path is not None
     if path.is_dir():
         return sorted(path.glob("*.tar"))
     found: list[Path] = []
@@ -93,6 +85,21 @@ def _expand_local(path: Path, pattern: str) -> list[Path]:
             found += [Path(match) for match in matches]
         else:
             raise UserInputError(f"{name} is missing ({pattern!r} asks for it). Correct the path.")
+    return found
+
+
+def _expand(pattern: str) -> list[str]:
+    if local_path(pattern) is not None:
+        return [str(found) for found in expand_local(pattern)]
+    if not is_pattern(pattern):
+        return _listed(pattern, "*.tar")
+    found = []
+    for location in expand_braces(pattern):
+        found += (
+            _listed(parent(location), name_of(location))
+            if _WILD.search(name_of(location))
+            else [location]
+        )
     return found
 
 
