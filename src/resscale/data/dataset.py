@@ -15,7 +15,7 @@ from resscale.data.decode import DecodeError, Decoder
 from resscale.data.decode_pillow import PillowDecoder
 from resscale.data.manifest import Manifest
 from resscale.data.permutation import Int64, hash_uint64, mix_key, uniforms
-from resscale.data.samples import Samples, ShardSamples
+from resscale.data.samples import Samples, ShardSamples, read_each
 from resscale.data.shard_index import NO_LABEL
 from resscale.errors import DataFormatError
 
@@ -180,8 +180,8 @@ class OpenBatch:
             DataFormatError: the shard itself is damaged.
         """
         samples, decoder, crop = self._dataset.samples, self._dataset.decoder, self._dataset.crop
-        for row, sample in enumerate(self._request.ids[start:stop].tolist(), start):
-            data, label = samples.read(sample)
+        ids = self._request.ids[start:stop].tolist()
+        for row, (data, label) in enumerate(read_each(samples, ids), start):
             try:
                 decoder.decode(data, crop, self._uniform[row], self._pixels[row])
                 self._labels[row] = label

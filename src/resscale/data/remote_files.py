@@ -150,7 +150,10 @@ async def open_range(
     except (TryAgainError, UserInputError):
         raise
     except Exception as error:
-        raise _translated(error, url, options) from error
+        meant = _translated(error, url, options)
+        if meant is error:
+            raise
+        raise meant from error
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,6 +73,12 @@ class ShardSamples:
         offset, size = int(index.offsets[position]), int(index.sizes[position])
         return self.store.read(location, offset, size, source), int(index.labels[position])
 
+    def read_each(self, samples: Sequence[int]) -> Iterator[tuple[bytes, int]]:
+        """Yield what `read` returns for some ids; requests to servers wait side by side."""
+        if not self.manifest.shards or not self.store.is_remote(self.manifest.shard_location(0)):
+            return map(self.read, samples)
+        return self.store.read_ahead.map(self.read, samples)
+
     def source(self, shard: int) -> CacheSource:
         """Return how a cache knows a shard."""
         table = self.manifest.table
@@ -140,6 +146,13 @@ class ShardSamples:
     def _read_index(self, location: str, shard: int) -> bytes:
         # An index belongs to the bytes of its shard: no request is needed to know its version.
         return self.store.read_small(location, self.manifest.shards[shard].sha256)
+
+
+def read_each(samples: Samples, ids: Sequence[int]) -> Iterator[tuple[bytes, int]]:
+    """Yield the encoded image and label of each id, in order; remote ones are read ahead."""
+    if isinstance(samples, ShardSamples):
+        return samples.read_each(ids)
+    return map(samples.read, ids)
 
 
 class FileSamples:

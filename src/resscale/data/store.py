@@ -11,6 +11,7 @@ from typing import Any
 from resscale.data.cache import Fetched, ShardCache
 from resscale.data.cache_entry import CacheSource
 from resscale.data.locations import local_path
+from resscale.data.read_ahead import ReadAhead
 from resscale.data.remote import read_all, read_range, reads_ranges, stat
 from resscale.data.remote_counts import WorkerCounts, count
 from resscale.data.remote_options import RemoteOptions
@@ -52,6 +53,7 @@ class ShardStore:
         self._open: OrderedDict[str, _File] = OrderedDict()
         self._versions: dict[str, str] = {}
         self._lock = threading.Lock()
+        self._ahead: tuple[int, ReadAhead] | None = None
 
     def read(
         self, location: str | Path, offset: int, size: int, source: CacheSource | None = None
@@ -120,6 +122,13 @@ class ShardStore:
     def is_remote(self, location: str) -> bool:
         """Return whether a location is read otherwise than a local file is."""
         return local_path(location) is None or (self.cache_local and self.cache is not None)
+
+    @property
+    def read_ahead(self) -> ReadAhead:
+        """Threads of this process that read from servers side by side."""
+        if self._ahead is None or self._ahead[0] != os.getpid():
+            self._ahead = (os.getpid(), ReadAhead())
+        return self._ahead[1]
 
     def close(self) -> None:
         """Close all files."""
@@ -216,7 +225,7 @@ class ShardStore:
                 self.worker_counts.note(worker.id)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict(), "_lock": None}
+        return {**self.__dict__, "_open": OrderedDict(), "_lock": None, "_ahead": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
