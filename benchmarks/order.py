@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import multiprocessing
 import os
 import platform
@@ -63,7 +64,7 @@ def measure(
     )
     first_s, _ = timed(lambda: order.global_batch(0))
     each_s = [
-        timed(lambda step=step: order.global_batch(step))[0]
+        timed(functools.partial(order.global_batch, step))[0]
         for step in rng.integers(0, order.num_steps, steps).tolist()
     ]
     epoch_s, second = timed(lambda: order.at_epoch(1))
