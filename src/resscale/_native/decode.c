@@ -1,8 +1,8 @@
 /* From a JPEG to the pixels of one region of it, over libjpeg-turbo's public interface.
  *
- * The planes (luma, and the two of colour, mostly of half the size) are taken as they come out of
- * the inverse DCT, each is resized to the size of the result, and the colours are converted there:
- * no picture of the full size is ever upsampled, converted or stored. */
+ * The planes (light, and two of colour, mostly of half the size) are taken as they come out of the
+ * inverse DCT, each is resized to the size of the result, and the colours are converted there: no
+ * picture of the full size is ever upsampled, converted or stored. */
 #include "native.h"
 
 #include <math.h>
@@ -12,12 +12,12 @@
 #include <string.h>
 
 #include <jpeglib.h>
-/* jerror.h needs jpeglib.h */
-#include <jerror.h>
 
-enum { PLANES = 3, BLOCKS = 16, MAX_SCANS = 100 };
+#include <jerror.h> /* behind jpeglib.h */
+
+enum { X, Y, PLANES = 3, BLOCKS = 16, MAX_SCANS = 100 };
 static const double MAX_PIXELS = 2.0 * 89478485; /* where Pillow gives up, too */
-/* Progressive files are kept whole in memory: 2 bytes for each of 3 × MAX_PIXELS, and some. */
+/* Progressive files are kept whole: 2 bytes for each of 3 × MAX_PIXELS, and some. */
 static const long MAX_MEMORY = 1200L << 20;
 
 struct work {
@@ -28,9 +28,8 @@ struct work {
     enum rs_status status;
     char *message;
     void *blocks[BLOCKS]; /* what has been allocated */
-    int num_blocks;
-    int planes;
-    struct rs_taps x[PLANES], y[PLANES];
+    int num_blocks, planes;
+    struct rs_taps taps[2][PLANES];
     struct rs_plane plane[PLANES];
     uint16_t *bands, *result[PLANES];
     size_t pitch;
@@ -65,10 +64,9 @@ static void on_progress(j_common_ptr info) {
 
 static void *grab(struct work *work, size_t bytes) {
     void *block = NULL;
-    if (work->num_blocks == BLOCKS || posix_memalign(&block, 64, bytes ? bytes : 1))
+    if (work->num_blocks == BLOCKS || posix_memalign(&block, 64, bytes))
         fail(work, RS_NO_MEMORY, "out of memory");
-    work->blocks[work->num_blocks++] = block;
-    return block;
+    return work->blocks[work->num_blocks++] = block;
 }
 
 static void begin(struct work *work, const uint8_t *data, size_t length) {
@@ -85,10 +83,8 @@ static void begin(struct work *work, const uint8_t *data, size_t length) {
         fail(work, RS_OTHER, "not a JPEG");
     jpeg_mem_src(info, data, (unsigned long)length);
     jpeg_read_header(info, TRUE);
-    J_COLOR_SPACE colours = info->jpeg_color_space;
-    if (info->data_precision != 8 ||
-        !((info->num_components == 1 && colours == JCS_GRAYSCALE) ||
-          (info->num_components == 3 && (colours == JCS_YCbCr || colours == JCS_RGB))))
+    if (info->data_precision != 8 || (info->jpeg_color_space != JCS_YCbCr &&
+                                      info->jpeg_color_space != JCS_GRAYSCALE))
         fail(work, RS_OTHER, "colours that Pillow converts");
     for (int c = 0; c < info->num_components; c++)
         if (info->max_h_samp_factor % info->comp_info[c].h_samp_factor ||
@@ -98,67 +94,46 @@ static void begin(struct work *work, const uint8_t *data, size_t length) {
         fail(work, RS_REFUSED, "more than 178956970 pixels: a decompression bomb?");
 }
 
-static void end(struct work *work) {
+static enum rs_status end(struct work *work) {
     jpeg_destroy_decompress(&work->info);
     while (work->num_blocks)
         free(work->blocks[--work->num_blocks]);
+    return work->status;
 }
 
 enum rs_status rs_header(const uint8_t *data, size_t length, int size[2], char *message) {
-    struct work work;
-    memset(&work, 0, sizeof work);
-    work.message = message;
+    struct work work = {.message = message};
     if (setjmp(work.escape) == 0) {
         begin(&work, data, length);
         size[0] = (int)work.info.image_width;
         size[1] = (int)work.info.image_height;
-        work.status = RS_DONE;
     }
-    end(&work);
-    return work.status;
+    return end(&work);
 }
 
-/* The part of the result that lies inside the picture, and the region that it shows. */
-struct target {
-    int left, top, width, height;
-    struct rs_axis x, y;
-};
-
-static struct target aim(const struct work *work, const struct rs_box *region, int side) {
-    struct target target;
-    memset(&target, 0, sizeof target);
-    const double *box = region->edges;
-    double wide = work->info.image_width, high = work->info.image_height;
-    double left = fmax(box[0], 0), top = fmax(box[1], 0);
-    double right = fmin(box[2], wide), bottom = fmin(box[3], high);
-    if (left >= right || top >= bottom)
-        return target;
-    double x = side / (box[2] - box[0]), y = side / (box[3] - box[1]);
-    target.left = (int)rint((left - box[0]) * x);
-    target.top = (int)rint((top - box[1]) * y);
-    target.width = (int)rint((right - box[0]) * x) - target.left;
-    target.height = (int)rint((bottom - box[1]) * y) - target.top;
-    if (target.width <= 0 || target.height <= 0)
-        return target;
-    target.x.start = left;
-    target.x.scale = (right - left) / target.width;
-    target.x.low = region->cut ? (int)left : 0;
-    target.x.high = region->cut ? (int)ceil(right) : (int)wide;
-    target.x.outputs = target.width;
-    target.y.start = top;
-    target.y.scale = (bottom - top) / target.height;
-    target.y.low = region->cut ? (int)top : 0;
-    target.y.high = region->cut ? (int)ceil(bottom) : (int)high;
-    target.y.outputs = target.height;
-    return target;
+/* Where on an axis the part of the box that lies inside the picture goes in the result, and what
+ * of the picture it shows; 0 where that is nothing. */
+static int aim(struct rs_axis *axis, int *place, const struct rs_box *box, int direction, int size,
+               int side) {
+    double from = box->edges[direction], to = box->edges[direction + 2], scale = side / (to - from);
+    double low = fmax(from, 0), high = fmin(to, size);
+    if (low >= high)
+        return 0;
+    *place = (int)rint((low - from) * scale);
+    axis->outputs = (int)rint((high - from) * scale) - *place;
+    axis->start = low;
+    axis->scale = (high - low) / axis->outputs;
+    axis->low = box->cut ? (int)low : 0;
+    axis->high = box->cut ? (int)ceil(high) : size;
+    return axis->outputs > 0;
 }
 
 /* The taps of each plane on both axes, upsampling as libjpeg does it included. */
-static void choose_samples(struct work *work, const struct target *target) {
+static void choose_samples(struct work *work, const struct rs_axis axes[2]) {
     struct jpeg_decompress_struct *info = &work->info;
     for (int c = 0; c < work->planes; c++) {
         jpeg_component_info *part = &info->comp_info[c];
-        struct rs_axis x = target->x, y = target->y;
+        struct rs_axis x = axes[X], y = axes[Y];
         x.ratio = info->max_h_samp_factor / part->h_samp_factor;
         y.ratio = info->max_v_samp_factor / part->v_samp_factor;
         x.samples = (int)part->downsampled_width;
@@ -166,14 +141,8 @@ static void choose_samples(struct work *work, const struct target *target) {
         int wide = x.ratio == 2 && x.samples > 2;
         x.smooth = wide && y.ratio <= 2;
         y.smooth = y.ratio == 2 && (x.ratio == 1 || wide);
-        if (c == 2 && part->h_samp_factor == part[-1].h_samp_factor &&
-            part->v_samp_factor == part[-1].v_samp_factor) {
-            work->x[c] = work->x[1];
-            work->y[c] = work->y[1];
-            continue;
-        }
-        rs_taps_fill(&work->x[c], &x, grab(work, rs_taps_bytes(&x)));
-        rs_taps_fill(&work->y[c], &y, grab(work, rs_taps_bytes(&y)));
+        rs_taps_fill(&work->taps[X][c], &x, grab(work, rs_taps_bytes(&x)));
+        rs_taps_fill(&work->taps[Y][c], &y, grab(work, rs_taps_bytes(&y)));
     }
 }
 
@@ -181,11 +150,11 @@ static int row_group(const struct work *work, int c) {
     return work->info.comp_info[c].v_samp_factor * DCTSIZE;
 }
 
-/* How many rows of MCUs must have been read for a batch of outputs. */
+/* How many groups of rows must have been read for a batch of outputs. */
 static int groups_for(const struct work *work, int first) {
     int groups = 0;
     for (int c = 0; c < work->planes; c++) {
-        const struct rs_taps *y = &work->y[c];
+        const struct rs_taps *y = &work->taps[Y][c];
         for (int o = first; o < first + RS_BATCH && o < y->outputs; o++) {
             int needed = (y->first[o] + y->count[o] - 1) / row_group(work, c) + 1;
             groups = needed > groups ? needed : groups;
@@ -194,117 +163,92 @@ static int groups_for(const struct work *work, int first) {
     return groups;
 }
 
+/* Memory for as many rows of the planes as a batch needs at a time, and for its results. */
 static void allocate(struct work *work) {
-    size_t widest = 0;
     for (int c = 0; c < work->planes; c++) {
-        const struct rs_taps *x = &work->x[c], *y = &work->y[c];
-        int most = 0, rows = row_group(work, c);
-        for (int first = 0; first < y->outputs; first += RS_BATCH) {
-            int low = y->first[first];
-            for (int o = first; o < first + RS_BATCH && o < y->outputs; o++)
-                low = y->first[o] < low ? y->first[o] : low;
-            int held = groups_for(work, first) * rows - low;
-            most = held > most ? held : most;
-        }
+        const struct rs_taps *x = &work->taps[X][c], *y = &work->taps[Y][c];
         struct rs_plane *plane = &work->plane[c];
-        plane->capacity = (most + rows - 1) / rows * rows;
+        for (int o = 0, groups = 0; o < y->outputs; o++) {
+            int read = o % RS_BATCH ? 0 : groups_for(work, o);
+            groups = read > groups ? read : groups;
+            int held = groups * row_group(work, c) - y->first[o];
+            plane->capacity = held > plane->capacity ? held : plane->capacity;
+        }
         plane->pitch = (size_t)work->info.comp_info[c].width_in_blocks * DCTSIZE;
         plane->samples = grab(work, (size_t)plane->capacity * plane->pitch);
         int taken = x->high - x->low + x->widest; /* taps of no weight read past the end */
         size_t wide = (size_t)(taken > x->outputs ? taken : x->outputs);
-        widest = wide > widest ? wide : widest;
+        work->pitch = wide > work->pitch ? wide : work->pitch;
     }
-    work->pitch = (widest + 31) / 32 * 32;
     size_t bytes = RS_BATCH * work->pitch * sizeof(uint16_t);
     work->bands = grab(work, bytes);
     for (int c = 0; c < work->planes; c++)
         work->result[c] = memset(grab(work, bytes), 0, bytes);
 }
 
-/* Read one row of MCUs. Blocks of rows that nobody needs are not transformed. */
+/* Read one group of rows. What lies above the region is not transformed. */
 static void read_group(struct work *work, int group) {
     struct jpeg_decompress_struct *info = &work->info;
     JSAMPROW rows[PLANES][MAX_SAMP_FACTOR * DCTSIZE];
     JSAMPARRAY planes[PLANES] = {rows[0], rows[1], rows[2]};
-    int needed = 0;
+    int needed = FALSE;
     for (int c = 0; c < work->planes; c++)
-        needed |= work->y[c].low < (group + 1) * row_group(work, c);
+        needed |= work->taps[Y][c].low < (group + 1) * row_group(work, c);
     for (int c = 0; c < work->planes; c++) {
-        struct rs_plane *plane = &work->plane[c];
+        const struct rs_plane *plane = &work->plane[c];
         int height = row_group(work, c);
         info->comp_info[c].component_needed = needed;
         for (int row = 0; row < height; row++)
-            rows[c][row] =
-                plane->samples + (size_t)((group * height + row) % plane->capacity) * plane->pitch;
+            rows[c][row] = plane->samples + rs_row(plane, group * height + row);
     }
     jpeg_read_raw_data(info, planes, (JDIMENSION)(info->max_v_samp_factor * DCTSIZE));
-}
-
-static void store(const struct work *work, int row, uint8_t *out, int width, int channels) {
-    const uint16_t *const *p = (const uint16_t *const *)work->result;
-    size_t at = (size_t)row * work->pitch;
-    if (work->planes == 1)
-        rs_store_grey(p[0] + at, out, width, channels);
-    else if (work->info.jpeg_color_space == JCS_RGB)
-        rs_store_rgb(p[0] + at, p[1] + at, p[2] + at, out, width);
-    else
-        rs_store_ycc(p[0] + at, p[1] + at, p[2] + at, out, width);
 }
 
 /* A file that was cut off has no end marker. What stands below the region is not decoded, so a cut
  * there would not be seen else. */
 static void check_end(struct work *work, const uint8_t *data, size_t length) {
-    const struct jpeg_source_mgr *source = work->info.src;
-    if (work->info.unread_marker == JPEG_EOI ||
-        (data[length - 2] == 0xFF && data[length - 1] == JPEG_EOI))
+    const uint8_t *at = work->info.src->next_input_byte, *last = data + length - 1;
+    if (work->info.unread_marker == JPEG_EOI || (last[-1] == 0xFF && last[0] == JPEG_EOI))
         return;
-    const uint8_t *at = source->next_input_byte;
-    size_t left = source->bytes_in_buffer;
-    while (left > 1) {
-        const uint8_t *found = memchr(at, 0xFF, left - 1);
-        if (!found)
-            break;
-        if (found[1] == JPEG_EOI)
+    for (; at < last && (at = memchr(at, 0xFF, (size_t)(last - at))); at++)
+        if (at[1] == JPEG_EOI)
             return;
-        left -= (size_t)(found + 1 - at);
-        at = found + 1;
-    }
     fail(work, RS_OTHER, "Premature end of JPEG file");
 }
 
 static void decode(struct work *work, const uint8_t *data, size_t length, const struct rs_box *box,
                    uint8_t *out, int side, int channels) {
     struct jpeg_decompress_struct *info = &work->info;
+    struct rs_axis axes[2];
+    int left = 0, top = 0;
     begin(work, data, length);
-    if (channels == 1 && info->jpeg_color_space == JCS_RGB)
-        fail(work, RS_OTHER, "colours that Pillow converts");
-    struct target target = aim(work, box, side);
-    if (target.width != side || target.height != side)
-        memset(out, 0, (size_t)side * (size_t)side * (size_t)channels);
     work->planes = channels == 1 ? 1 : info->num_components;
-    info->raw_data_out = TRUE;
-    if (target.width <= 0 || target.height <= 0) {
-        work->planes = 0;
+    int seen = aim(&axes[X], &left, box, X, (int)info->image_width, side) &&
+               aim(&axes[Y], &top, box, Y, (int)info->image_height, side);
+    if (!seen || axes[X].outputs < side || axes[Y].outputs < side)
+        memset(out, 0, (size_t)side * (size_t)side * (size_t)channels);
+    if (!seen) {
         check_end(work, data, length);
         return;
     }
+    info->raw_data_out = TRUE;
     jpeg_calc_output_dimensions(info);
-    choose_samples(work, &target);
+    choose_samples(work, axes);
     allocate(work);
     for (int c = work->planes; c < info->num_components; c++)
         info->comp_info[c].component_needed = FALSE;
     jpeg_start_decompress(info);
-    for (int first = 0, group = 0; first < target.height; first += RS_BATCH) {
+    for (int first = 0, group = 0; first < axes[Y].outputs; first += RS_BATCH) {
         for (int groups = groups_for(work, first); group < groups; group++)
             read_group(work, group);
         for (int c = 0; c < work->planes; c++)
-            rs_resize_batch(&work->plane[c], &work->x[c], &work->y[c], first, work->bands,
-                            work->result[c], work->pitch);
-        for (int row = 0; row < RS_BATCH && first + row < target.height; row++)
-            store(work, row,
-                  out + ((size_t)(target.top + first + row) * (size_t)side + (size_t)target.left) *
-                            (size_t)channels,
-                  target.width, channels);
+            rs_resize_batch(&work->plane[c], &work->taps[X][c], &work->taps[Y][c], first,
+                            work->bands, work->result[c], work->pitch);
+        for (int row = 0; row < RS_BATCH && first + row < axes[Y].outputs; row++) {
+            size_t place = (size_t)(top + first + row) * (size_t)side + (size_t)left;
+            rs_store(work->result, (size_t)row * work->pitch, work->planes,
+                     out + place * (size_t)channels, axes[X].outputs, channels);
+        }
     }
     if (!jpeg_has_multiple_scans(info)) /* else the file has been read to its end */
         check_end(work, data, length);
@@ -312,13 +256,8 @@ static void decode(struct work *work, const uint8_t *data, size_t length, const 
 
 enum rs_status rs_decode(const uint8_t *data, size_t length, const struct rs_box *box, uint8_t *out,
                          int side, int channels, char *message) {
-    struct work work;
-    memset(&work, 0, sizeof work);
-    work.message = message;
-    if (setjmp(work.escape) == 0) {
+    struct work work = {.message = message};
+    if (setjmp(work.escape) == 0)
         decode(&work, data, length, box, out, side, channels);
-        work.status = RS_DONE;
-    }
-    end(&work);
-    return work.status;
+    return end(&work);
 }

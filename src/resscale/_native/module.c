@@ -4,7 +4,7 @@
 #include <Python.h>
 
 #include <math.h>
-#include <stdio.h>
+#include <stdio.h> /* jpeglib.h needs it */
 #include <string.h>
 
 #include <jpeglib.h>
@@ -14,9 +14,15 @@
 #define TEXT_OF(number) #number
 #define TEXT(macro) TEXT_OF(macro)
 
-static PyObject *jpeg_error; /* lives as long as the process, as the module does */
+static PyObject *jpeg_error; /* lives as long as the process */
 
-static PyObject *raised(enum rs_status status, const char *message) {
+/* What Python gets of a status: `done`, the reason as text, or an exception. */
+static PyObject *answer(enum rs_status status, const char *message, PyObject *done) {
+    if (status == RS_DONE)
+        return done;
+    Py_XDECREF(done);
+    if (status == RS_OTHER)
+        return PyUnicode_DecodeLatin1(message, (Py_ssize_t)strlen(message), NULL);
     if (status == RS_NO_MEMORY)
         return PyErr_NoMemory();
     PyErr_SetString(jpeg_error, message);
@@ -32,17 +38,14 @@ static PyObject *read_header(PyObject *module, PyObject *data) {
         return NULL;
     enum rs_status status = rs_header(bytes.buf, (size_t)bytes.len, size, message);
     PyBuffer_Release(&bytes);
-    if (status == RS_OTHER)
-        return PyUnicode_DecodeLatin1(message, (Py_ssize_t)strlen(message), NULL);
-    return status == RS_DONE ? Py_BuildValue("(ii)", size[0], size[1]) : raised(status, message);
+    return answer(status, message, Py_BuildValue("(ii)", size[0], size[1]));
 }
 
 static int check_box(const double box[4]) {
     double width = box[2] - box[0], height = box[3] - box[1];
     if (isfinite(width) && isfinite(height) && width > 0 && height > 0)
         return 1;
-    PyErr_SetString(PyExc_ValueError, "the box must be finite and not empty: left < right, "
-                                      "top < bottom");
+    PyErr_SetString(PyExc_ValueError, "the box must be finite, left < right and top < bottom");
     return 0;
 }
 
@@ -79,12 +82,7 @@ static PyObject *decode(PyObject *module, PyObject *arguments) {
         status = rs_decode(bytes.buf, (size_t)bytes.len, &box, out.buf, (int)out.shape[0],
                            (int)out.shape[2], message);
         Py_END_ALLOW_THREADS
-        if (status == RS_DONE)
-            result = Py_BuildValue("");
-        else if (status == RS_OTHER)
-            result = PyUnicode_DecodeLatin1(message, (Py_ssize_t)strlen(message), NULL);
-        else
-            raised(status, message);
+        result = answer(status, message, Py_BuildValue(""));
     }
     PyBuffer_Release(&out);
     PyBuffer_Release(&bytes);
@@ -111,11 +109,7 @@ static int fill(PyObject *module) {
         Py_DECREF(jpeg_error);
         return -1;
     }
-#ifdef LIBJPEG_TURBO_VERSION
     return PyModule_AddStringConstant(module, "LIBJPEG", TEXT(LIBJPEG_TURBO_VERSION));
-#else
-    return PyModule_AddStringConstant(module, "LIBJPEG", "libjpeg " TEXT(JPEG_LIB_VERSION));
-#endif
 }
 
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, fill}, {0, NULL}};

@@ -50,23 +50,25 @@ struct rs_taps {
 size_t rs_taps_bytes(const struct rs_axis *axis);
 void rs_taps_fill(struct rs_taps *taps, const struct rs_axis *axis, void *memory);
 
-/* The rows of a plane that are still needed: row s lies at samples + s % capacity * pitch. */
+/* The rows of a plane that are still needed. */
 struct rs_plane {
     uint8_t *samples;
     size_t pitch;
-    int capacity;
+    int capacity; /* rows */
 };
 
-/* RS_BATCH outputs of the vertical axis from `first` on (past the last one, that one again).
- * bands[row * pitch + column] is the result in 1/256; across is scratch of RS_BATCH * pitch, too;
- * pitch covers the samples of a row that x takes, and its outputs. */
-void rs_resize_batch(const struct rs_plane *plane, const struct rs_taps *x, const struct rs_taps *y,
-                     int first, uint16_t *bands, uint16_t *across, size_t pitch);
+static inline size_t rs_row(const struct rs_plane *plane, int row) {
+    return (size_t)(row % plane->capacity) * plane->pitch;
+}
 
-/* Rows of results (in 1/256) to bytes. */
-void rs_store_grey(const uint16_t *y, uint8_t *out, int width, int channels);
-void rs_store_rgb(const uint16_t *r, const uint16_t *g, const uint16_t *b, uint8_t *out, int width);
-void rs_store_ycc(const uint16_t *y, const uint16_t *cb, const uint16_t *cr, uint8_t *out,
-                  int width);
+/* RS_BATCH outputs of the vertical axis from `first` on (past the last one, that one again).
+ * result[row * pitch + column] is in 1/256; bands is scratch of RS_BATCH * pitch, too; pitch covers
+ * the samples that x takes of a row, and its outputs. */
+void rs_resize_batch(const struct rs_plane *plane, const struct rs_taps *x, const struct rs_taps *y,
+                     int first, uint16_t *bands, uint16_t *result, size_t pitch);
+
+/* A row of pixels from its planes, one or three, which begin at planes[c] + from. */
+void rs_store(uint16_t *const *planes, size_t from, int num_planes, uint8_t *out, int width,
+              int channels);
 
 #endif

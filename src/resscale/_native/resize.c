@@ -25,23 +25,15 @@ RS_INLINE void blend(const struct rs_plane *plane, const struct rs_taps *x, cons
                      int output, uint16_t *restrict out) {
     int count = y->count[output], width = x->high - x->low;
     const uint16_t *weights = y->weights + (size_t)output * (size_t)y->most;
+    uint16_t start = rounding(count);
     for (int k = 0; k < count; k += 2) {
         int row = y->first[output] + k, pair = k + 1 < count;
-        const uint8_t *restrict a =
-            plane->samples + (size_t)(row % plane->capacity) * plane->pitch + x->low;
-        const uint8_t *restrict b =
-            plane->samples + (size_t)((row + pair) % plane->capacity) * plane->pitch + x->low;
+        const uint8_t *restrict a = plane->samples + rs_row(plane, row) + x->low;
+        const uint8_t *restrict b = plane->samples + rs_row(plane, row + pair) + x->low;
         uint16_t wa = weights[k], wb = pair ? weights[k + 1] : 0;
-        if (k == 0) {
-            uint16_t start = rounding(count);
-            for (int i = 0; i < width; i++)
-                out[i] = (uint16_t)(start + times((uint16_t)(a[i] << 8), wa) +
-                                    times((uint16_t)(b[i] << 8), wb));
-        } else {
-            for (int i = 0; i < width; i++)
-                out[i] = (uint16_t)(out[i] + times((uint16_t)(a[i] << 8), wa) +
-                                    times((uint16_t)(b[i] << 8), wb));
-        }
+        for (int i = 0; i < width; i++)
+            out[i] = (uint16_t)((k ? out[i] : start) + times((uint16_t)(a[i] << 8), wa) +
+                                times((uint16_t)(b[i] << 8), wb));
     }
 }
 
@@ -70,21 +62,6 @@ RS_INLINE void sum_taps(const uint16_t *restrict across, const struct rs_taps *x
     }
 }
 
-RS_INLINE void sum_many(const uint16_t *restrict across, const struct rs_taps *x,
-                        uint16_t *restrict out) {
-    for (int o = 0; o < x->outputs; o++) {
-        const uint16_t *restrict from = across + (size_t)(x->first[o] - x->low) * RS_BATCH;
-        const uint16_t *restrict weights = x->weights + (size_t)o * (size_t)x->most;
-        uint16_t *restrict sums = out + o * RS_BATCH;
-        for (int band = 0; band < RS_BATCH; band++)
-            sums[band] = rounding(x->widest);
-        for (int k = 0; k < x->widest; k++)
-#pragma GCC unroll 1
-            for (int band = 0; band < RS_BATCH; band++)
-                sums[band] = (uint16_t)(sums[band] + times(from[k * RS_BATCH + band], weights[k]));
-    }
-}
-
 RS_INLINE void sum_across(const uint16_t *restrict across, const struct rs_taps *x,
                           uint16_t *restrict out) {
     switch (x->widest) {
@@ -94,7 +71,7 @@ RS_INLINE void sum_across(const uint16_t *restrict across, const struct rs_taps 
     case 4: sum_taps(across, x, 4, out); break;
     case 5: sum_taps(across, x, 5, out); break;
     case 6: sum_taps(across, x, 6, out); break;
-    default: sum_many(across, x, out);
+    default: sum_taps(across, x, x->widest, out);
     }
 }
 
@@ -120,28 +97,6 @@ void rs_resize_batch(const struct rs_plane *plane, const struct rs_taps *x, cons
 
 RS_INLINE uint8_t byte(int value) { return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value); }
 
-RS_INLINE uint8_t whole(uint16_t value) { return byte((value + 128) >> 8); }
-
-RS_VERSIONS
-void rs_store_grey(const uint16_t *restrict y, uint8_t *restrict out, int width, int channels) {
-    if (channels == 1)
-        for (int i = 0; i < width; i++)
-            out[i] = whole(y[i]);
-    else
-        for (int i = 0; i < width; i++)
-            out[3 * i] = out[3 * i + 1] = out[3 * i + 2] = whole(y[i]);
-}
-
-RS_VERSIONS
-void rs_store_rgb(const uint16_t *restrict r, const uint16_t *restrict g,
-                  const uint16_t *restrict b, uint8_t *restrict out, int width) {
-    for (int i = 0; i < width; i++) {
-        out[3 * i] = whole(r[i]);
-        out[3 * i + 1] = whole(g[i]);
-        out[3 * i + 2] = whole(b[i]);
-    }
-}
-
 /* The upper half of a product of signed numbers; the factor is a fraction of 65536. */
 RS_INLINE int16_t part(int16_t value, int16_t factor) {
     return (int16_t)(((int32_t)value * factor) >> 16);
@@ -149,18 +104,29 @@ RS_INLINE int16_t part(int16_t value, int16_t factor) {
 
 /* ITU-R BT.601 as JFIF has it: R = Y + 1.402 Cr, G = Y - 0.344136 Cb - 0.714136 Cr,
  * B = Y + 1.772 Cb, in units of 1/64, in which all sums fit into 16 bits. */
-RS_VERSIONS
-void rs_store_ycc(const uint16_t *restrict y, const uint16_t *restrict cb,
-                  const uint16_t *restrict cr, uint8_t *restrict out, int width) {
+RS_INLINE void store_colours(const uint16_t *restrict y, const uint16_t *restrict cb,
+                             const uint16_t *restrict cr, uint8_t *restrict out, int width) {
     for (int i = 0; i < width; i++) {
         int16_t light = (int16_t)(((y[i] + 2) >> 2) + 32);
         int16_t blue = (int16_t)(((cb[i] + 2) >> 2) - 128 * 64);
         int16_t red = (int16_t)(((cr[i] + 2) >> 2) - 128 * 64);
-        int16_t r = (int16_t)(light + red + part(red, 26345));                       /* 0.402 */
-        int16_t g = (int16_t)(light - part(blue, 22553) - red + part(red, 18734));   /* 1 - 0.714 */
-        int16_t b = (int16_t)(light + blue + blue - part(blue, 14942));              /* 2 - 0.228 */
+        int16_t r = (int16_t)(light + red + part(red, 26345));                     /* 0.402 */
+        int16_t g = (int16_t)(light - part(blue, 22553) - red + part(red, 18734)); /* 1 - 0.714 */
+        int16_t b = (int16_t)(light + blue + blue - part(blue, 14942));            /* 2 - 0.228 */
         out[3 * i] = byte(r >> 6);
         out[3 * i + 1] = byte(g >> 6);
         out[3 * i + 2] = byte(b >> 6);
     }
+}
+
+RS_VERSIONS
+void rs_store(uint16_t *const *planes, size_t from, int num_planes, uint8_t *out, int width,
+              int channels) {
+    const uint16_t *y = planes[0] + from;
+    if (num_planes == 3)
+        store_colours(y, planes[1] + from, planes[2] + from, out, width);
+    else
+        for (int i = 0; i < width; i++)
+            for (int c = 0; c < channels; c++)
+                out[i * channels + c] = byte((y[i] + 128) >> 8);
 }

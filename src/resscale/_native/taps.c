@@ -5,16 +5,11 @@
 #include <string.h>
 
 /* The triangle filter as Pillow places it: one source pixel wide to each side, wider by the factor
- * of shrinking. Taps are those of the full-size picture. */
+ * of shrinking. */
 static double support_of(const struct rs_axis *axis) { return axis->scale > 1 ? axis->scale : 1; }
 
-static int most_pixels(const struct rs_axis *axis) {
-    double most = 2 * ceil(support_of(axis)) + 2;
-    return most < axis->high - axis->low ? (int)most : axis->high - axis->low;
-}
-
 static int most_samples(const struct rs_axis *axis) {
-    return most_pixels(axis) / axis->ratio + 4;
+    return (int)fmin(2 * support_of(axis) + 4, axis->high - axis->low) / axis->ratio + 4;
 }
 
 static size_t rounded(size_t bytes) { return (bytes + 63) / 64 * 64; }
@@ -29,27 +24,29 @@ static int clamp(int value, int low, int high) {
     return value < low ? low : value > high ? high : value;
 }
 
-/* Add a full-size pixel's weight to the samples it was upsampled from. libjpeg's "fancy" upsampling
- * takes 3/4 of the nearer sample and 1/4 of the farther one, and repeats those at the edges. */
-static void spread(const struct rs_axis *axis, int pixel, double weight, int first, double *sums) {
-    int near = clamp(pixel / axis->ratio, 0, axis->samples - 1);
-    if (axis->ratio == 2 && axis->smooth) {
-        int far = clamp(pixel % 2 ? near + 1 : near - 1, 0, axis->samples - 1);
+/* Add a pixel's weight to the samples it was upsampled from. libjpeg's "fancy" upsampling takes 3/4
+ * of the nearer sample and 1/4 of the farther one; past the edges it repeats those at the edges. */
+static inline void spread(const struct rs_axis *axis, int pixel, double weight, int first,
+                          double *sums) {
+    if (axis->ratio == 1) {
+        sums[pixel - first] += weight;
+    } else if (axis->ratio == 2 && axis->smooth) {
+        int near = pixel >> 1, far = pixel & 1 ? near + 1 : near - 1;
         sums[near - first] += 0.75 * weight;
-        sums[far - first] += 0.25 * weight;
+        sums[clamp(far, 0, axis->samples - 1) - first] += 0.25 * weight;
     } else {
-        sums[near - first] += weight;
+        sums[pixel / axis->ratio - first] += weight;
     }
 }
 
 /* Fractions of 65536. Rounding the running sum, not each weight, keeps the total exact: a flat
  * area keeps its value. */
 static int quantised(const double *sums, int count, double total, uint16_t *weights) {
-    double running = 0;
+    double running = 0, share = 1 / total;
     long before = 0;
     int last = 0;
     for (int k = 0; k < count; k++) {
-        running += sums[k] / total;
+        running += sums[k] * share;
         long now = k == count - 1 ? 65536 : (long)(running * 65536 + 0.5);
         long weight = now - before;
         weights[k] = (uint16_t)(weight > 65535 ? 65535 : weight < 0 ? 0 : weight);
@@ -62,7 +59,7 @@ static int quantised(const double *sums, int count, double total, uint16_t *weig
 
 void rs_taps_fill(struct rs_taps *taps, const struct rs_axis *axis, void *memory) {
     char *place = memory;
-    double support = support_of(axis), *sums = memory;
+    double support = support_of(axis), slope = 1 / support, *sums = memory;
     taps->outputs = axis->outputs;
     taps->most = most_samples(axis);
     place += rounded((size_t)taps->most * sizeof(double));
@@ -84,7 +81,7 @@ void rs_taps_fill(struct rs_taps *taps, const struct rs_axis *axis, void *memory
         for (int k = 0; k < end - first; k++)
             sums[k] = 0;
         for (int pixel = from; pixel < to; pixel++) {
-            double weight = 1 - fabs(pixel + 0.5 - centre) / support;
+            double weight = 1 - fabs(pixel + 0.5 - centre) * slope;
             if (weight > 0) {
                 spread(axis, pixel, weight, first, sums);
                 total += weight;
@@ -97,13 +94,10 @@ void rs_taps_fill(struct rs_taps *taps, const struct rs_axis *axis, void *memory
         int skip = 0;
         while (sums[skip] * 65536 < 0.5 * total && skip < end - first - 1)
             skip++; /* most often the sample before the first one counts nothing */
-        taps->first[o] = first + skip;
-        taps->count[o] = quantised(sums + skip, end - first - skip, total, weights);
-        if (first + skip < taps->low)
-            taps->low = first + skip;
-        if (first + skip + taps->count[o] > taps->high)
-            taps->high = first + skip + taps->count[o];
-        if (taps->count[o] > taps->widest)
-            taps->widest = taps->count[o];
+        first = taps->first[o] = first + skip;
+        int count = taps->count[o] = quantised(sums + skip, end - first, total, weights);
+        taps->low = first < taps->low ? first : taps->low;
+        taps->high = first + count > taps->high ? first + count : taps->high;
+        taps->widest = count > taps->widest ? count : taps->widest;
     }
 }
