@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import PIL
 import pytest
 
-from resscale.cli_announce import result_lines, weights_line
+from resscale.cli_announce import decoder_lines, result_lines, weights_line
+from resscale.data.datamodule import ShardDataModule
 from resscale.models.weights import LoadedWeights
 from resscale.training.rundir import RunDir
 
@@ -50,3 +52,15 @@ def test_the_first_weights_are_named_with_what_was_left_out(
 ) -> None:
     loaded = LoadedWeights("resnet50.pth", "", 320, skipped, ())
     assert weights_line(loaded) == f"weights: 320 tensors of resnet50.pth{said}"
+
+
+def test_the_decoder_is_named_with_its_version() -> None:
+    (line,) = decoder_lines(ShardDataModule(decoder="pillow"))
+    assert line == f"decoder: pillow (pillow {PIL.__version__})"
+
+
+def test_going_on_with_another_decoder_is_told() -> None:
+    data = ShardDataModule(decoder="pillow")
+    data.decoder_before = "simplejpeg"
+    _, warning = decoder_lines(data)
+    assert warning.startswith("warning: this run has decoded with simplejpeg so far")

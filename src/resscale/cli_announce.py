@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from resscale.data.datamodule import ShardDataModule
+from resscale.data.decoders import describe_decoder, warn_of_other_decoder
 from resscale.models.weights import LoadedWeights
 from resscale.training.classifier import ImageClassifier
 from resscale.training.rundir import RunDir
@@ -33,7 +34,15 @@ def start_lines(
         f"{data.plan(world_size)}; {rate}",
         f"{model.num_parameters:,} parameters{cost}; "
         f"{order.num_samples:,} training samples = {steps}{left}",
+        *decoder_lines(data),
     ]
+
+
+def decoder_lines(data: ShardDataModule) -> list[str]:
+    """Return what images are decoded with, and a warning where that is another than before."""
+    now = data.decoder_name
+    warning = warn_of_other_decoder(data.decoder_before, now)
+    return [f"decoder: {describe_decoder(now)}", *([warning] if warning else [])]
 
 
 def weights_line(loaded: LoadedWeights) -> str:

@@ -100,7 +100,7 @@ def test_exif_orientation_is_not_applied(name: str) -> None:
     plain = decoded(decoder, sound()["exif-upright"], CROPS[0], 3)
     assert rotated is not None
     assert plain is not None
-    assert rotated.tolist() == plain.tolist()
+    assert np.array_equal(rotated, plain)
 
 
 def test_inspect_and_pack_judge_as_training_does(tmp_path: Path, write_tar: WriteTar) -> None:

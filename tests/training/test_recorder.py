@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from resscale.cli import main
+from resscale.data.decoders import choose_decoder
 from resscale.errors import Preempted, TrainingStopped
 from resscale.training.monitor import Monitor
 from resscale.training.recorder import MetricsTable, Recorder, SampleLog
@@ -50,7 +51,9 @@ def trainer(run: RunDir) -> Any:
         current_epoch=2,
         sanity_checking=False,
         state=SimpleNamespace(fn="fit"),
-        datamodule=SimpleNamespace(global_batch_size=64, train_crop=SimpleNamespace(size=8)),
+        datamodule=SimpleNamespace(
+            global_batch_size=64, train_crop=SimpleNamespace(size=8), decoder_name="pillow"
+        ),
         fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)),
         strategy=SimpleNamespace(barrier=lambda name: None),
     )
@@ -77,6 +80,7 @@ def test_a_real_run_leaves_a_summary_with_the_contracts_keys(
     assert 0 <= summary["val_top1"] <= summary["val_top5"] <= 1
     assert summary["best_val_top1"] >= summary["val_top1"]
     assert summary["command"].startswith(f"resscale fit --config {tmp_path}/tiny.yaml --run_dir")
+    assert summary["decoder"] == choose_decoder()
     assert (summary["resumed_from"], summary["bad_samples"]) == (None, 0)
     last_event = json.loads(run.events.read_text().splitlines()[-1])
     assert (last_event["event"], last_event["status"], last_event["step"]) == ("ended", "done", 4)

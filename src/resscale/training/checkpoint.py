@@ -272,6 +272,7 @@ class Checkpointer(Checkpoint):
             "seed": data.seed,
             "manifest": data.manifest("train").fingerprint,
             "num_samples": data.manifest("train").num_samples,
+            "decoder": data.decoder_name,
             "config": getattr(trainer, "resscale_config", None),
             "rng": capture_rng(trainer.strategy.root_device),
             "loss_scale": read_loss_scale(trainer),
@@ -289,6 +290,8 @@ class Checkpointer(Checkpoint):
         data = trainer.datamodule  # type: ignore[attr-defined]
         state = check_resumable(checkpoint, data)
         data.samples_seen = state["samples_seen"]
+        # Checkpoints written before 2026-11-24 do not say.
+        data.decoder_before = state.get("decoder")
         # Checkpoints written before 2026-11-24 have none.
         self._rng = state.get("rng")
         # Lightning keeps the scale too, but for single device and DDP alone.

@@ -158,10 +158,12 @@ class Recorder(Callback):
             "val_top1": latest.get("val/top1", before.get("val_top1")),
             "val_top5": latest.get("val/top5", before.get("val_top5")),
             "best_val_top1": self._best_top1,
+            **_counts(latest, before),
             **self.monitor.summary(),
             "num_parameters": pl_module.num_parameters,
             "num_macs": self._num_macs,
             "world_size": trainer.world_size,
+            "decoder": data.decoder_name,
             "command": self.command,
             "resumed_from": str(self.resumed_from) if self.resumed_from else None,
             "bad_samples": self._bad_before + self.monitor.bad_samples,
@@ -175,3 +177,13 @@ class Recorder(Callback):
         run.write_summary(facts)
         if status != "running":
             run.append_event("ended", status=status, step=trainer.global_step)
+
+
+def _counts(latest: dict[str, float], before: dict[str, Any]) -> dict[str, int]:
+    """Return what the newest evaluation visited: unique samples, rows of padding, damaged ones."""
+    counts = {}
+    for name in ("samples", "masked", "bad"):
+        value = latest.get(f"val/{name}", before.get(f"val_{name}"))
+        if value is not None:
+            counts[f"val_{name}"] = int(value)
+    return counts
