@@ -29,7 +29,7 @@ from resscale.errors import (
     TrainingStopped,
     UserInputError,
 )
-from resscale.training.checkpoint import load_checkpoint, tidy_finished
+from resscale.training.checkpoint import STATE_KEY, load_checkpoint, tidy_finished
 from resscale.training.ema_checkpoint import explain_average, load_averaged
 from resscale.training.ema_decay import EmaConfig
 from resscale.training.failure_watch import FailureWatch
@@ -287,6 +287,8 @@ class Session:
         if self.ckpt_path is not None:
             checkpoint = load_checkpoint(self.ckpt_path)
             check_network(checkpoint, self.model, str(self.ckpt_path))
+            # Also for what is measured: else its pixels would depend on the machine.
+            self.data.decoder_before = checkpoint.get(STATE_KEY, {}).get("decoder")
             if self.stage == "fit":
                 # Before anything of the run is touched: a refused resume must leave it as it was.
                 check_resume(checkpoint, plain, self.data, self.trainer)
