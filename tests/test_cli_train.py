@@ -19,6 +19,7 @@ from lightning.pytorch import Callback
 from rank_server import variables_of
 from resscale.cli import main
 from resscale.data.builtin import resolve
+from resscale.data.decoders import choose_decoder, describe_decoder
 
 pytestmark = [
     pytest.mark.filterwarnings(
@@ -104,6 +105,7 @@ def test_fit_prints_the_run_directory_first_then_what_its_numbers_come_to(
     assert lines[2].endswith(
         "1,437 training samples = 22 steps per epoch, 29 left over (others each epoch)"
     )
+    assert lines[3] == f"decoder: {describe_decoder(choose_decoder())}"
 
 
 def test_fit_ends_with_the_result_and_the_next_command(

@@ -11,6 +11,8 @@ import webdataset
 
 from resscale.data import Manifest, ShardDataModule
 from resscale.data.augment import CenterCrop, PadCrop, RandomResizedCrop
+from resscale.data.decode_pillow import PillowDecoder
+from resscale.data.decoders import choose_decoder
 from resscale.data.index_shards import expand_shards, index_shards
 from resscale.errors import DataFormatError, UserInputError
 
@@ -325,3 +327,23 @@ def test_reading_processes_default_to_a_ranks_share_of_the_cores_less_one(
     assert data._workers().num_workers == workers
     assert data._workers().start_method == "forkserver"
     assert ShardDataModule(num_workers=5)._workers().num_workers == 5
+
+
+def test_the_decoder_that_was_asked_for_reads_all_splits(shards: str) -> None:
+    data = module(train=shards, val=shards, decoder="pillow")
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        assert isinstance(loader.dataset.decoder, PillowDecoder)
+    assert data.decoder_name == "pillow"
+
+
+def test_the_decoder_is_the_one_that_the_run_has_used() -> None:
+    data = module()
+    assert data.decoder_name == choose_decoder()
+    data.decoder_before = "pillow"
+    assert data.decoder_name == "pillow"
+    assert isinstance(data.build_decoder(), PillowDecoder)
+
+
+def test_an_unknown_decoder_is_refused_before_the_data_is_read() -> None:
+    with pytest.raises(UserInputError, match=r"data\.decoder=pilow is not known"):
+        module(train="nothing", decoder="pilow").check(("train",), 3, 1)
