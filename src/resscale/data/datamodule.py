@@ -17,18 +17,18 @@ from resscale.data.batching import (
     plan_batches,
     steps_of_limited_epoch,
 )
-from resscale.data.builtin import resolve
 from resscale.data.caching import Caching, RankPlace
 from resscale.data.dataset import Batch, BatchRequest, ShardDataset
 from resscale.data.decode import Decoder
 from resscale.data.decoders import DecoderChoice, DecoderName, build_decoder, choose_decoder
 from resscale.data.loader import EvaluationLoader, StartMethod, TrainLoader, WorkerOptions
-from resscale.data.locations import local_path
-from resscale.data.manifest import MANIFEST_NAME, Manifest
+from resscale.data.manifest import Manifest
+from resscale.data.open_shards import names_shards, open_split
 from resscale.data.order import DEFAULT_WINDOW, EpochOrder, Shuffle
 from resscale.data.remote import set_default
 from resscale.data.samples import FileSamples, Samples, ShardSamples, find_images
-from resscale.errors import DataFormatError, UserInputError
+from resscale.data.sequential import PROMISE, SequentialSamples, StreamPlace, is_sequential
+from resscale.errors import UserInputError
 
 TrainCrop = Literal["random_resized", "pad", "center"]
 
@@ -37,7 +37,9 @@ class ShardDataModule(LightningDataModule):
     """Streams WebDataset shards in an order that is the same for any number of ranks and workers.
 
     Args:
-        train: folder of training shards (with its manifest), or `builtin:digits/train`.
+        train: folder or address of training shards, or a pattern of shards
+            (`s3://bucket/train-{000..099}.tar`), or `builtin:digits/train`, or `pipe:` and a
+            command. Shards without a manifest are indexed once, into the user's cache folder.
         val: folder of validation shards.
         test: folder of test shards.
         predict: folder of shards, folder of images, or one image to predict.
@@ -71,6 +73,8 @@ class ShardDataModule(LightningDataModule):
         cache_local: cache local shards too, as those on a slow network file system.
         storage_options: fsspec's options by protocol: {s3: {endpoint_url: ..., anon: true}}.
         give_up_s: seconds without a byte from a server after which the run ends (exit code 69).
+        epoch_samples: samples of an epoch over all ranks, of training data that cannot be counted
+            (`pipe:` commands and compressed tars).
     """
 
     def __init__(
@@ -104,6 +108,7 @@ class ShardDataModule(LightningDataModule):
         cache_local: bool = False,
         storage_options: dict[str, dict[str, Any]] | None = None,
         give_up_s: float = 300.0,
+        epoch_samples: int | None = None,
     ) -> None:
         super().__init__()
         _check_counts(
@@ -112,6 +117,7 @@ class ShardDataModule(LightningDataModule):
             eval_resize=eval_resize,
             eval_batch_size=eval_batch_size,
             global_batch_size=global_batch_size,
+            epoch_samples=epoch_samples,
         )
         if num_workers is not None and num_workers < 0:
             raise UserInputError(f"data.num_workers={num_workers} must be 0 or more.")
@@ -133,6 +139,7 @@ class ShardDataModule(LightningDataModule):
         # What the run that is gone on with was decoded with, where a checkpoint says so.
         self.decoder_before: str | None = None
         self.caching = Caching(cache, cache_gb, cache_local, storage_options, give_up_s)
+        self.epoch_samples = epoch_samples
         self.samples_seen = 0
         self.train_crop = _train_crop(train_crop, image_size, scale, pad)
         size = eval_size or image_size
@@ -140,6 +147,8 @@ class ShardDataModule(LightningDataModule):
         self.eval_crop = CenterCrop(size, eval_resize or default_resize)
         self._manifests: dict[str, Manifest] = {}
         self._train_loader: TrainLoader | None = None
+        # Of the model, where it is known: labels outside are found when they are read.
+        self._num_classes: int | None = None
         # CPUs of this rank, where somebody knows better than the process's affinity says.
         self.cpus_per_rank: int | None = None
         # Called whenever a loader begins to wait for a batch; for loaders that are built later.
@@ -158,20 +167,16 @@ class ShardDataModule(LightningDataModule):
                     f"data.{split} is not set: name a folder of shards with --data.{split} FOLDER."
                 )
             set_default(self.caching.remote)
-            manifest = Manifest.load(resolve(location))
-            manifest.check_sizes()
-            if split != "predict":
-                _check_labelled(manifest, split)
-            self._manifests[split] = manifest
+            self._manifests[split] = open_split(split, location, self.epoch_samples)
         return self._manifests[split]
 
     def samples(self, split: str) -> Samples:
         """Return the encoded samples of a split; for "predict" they may be plain image files."""
         location = self.locations[split]
-        if split == "predict" and location is not None:
-            path = local_path(resolve(location))
-            if path and path.name != MANIFEST_NAME and not (path / MANIFEST_NAME).is_file():
-                return FileSamples(find_images(location))
+        if split == "predict" and location is not None and not names_shards(location):
+            return FileSamples(find_images(location))
+        if split == "train" and self._is_sequential:
+            return self._sequential_samples()
         return self._shard_samples(split)
 
     @property
@@ -202,9 +207,10 @@ class ShardDataModule(LightningDataModule):
             manifest.shard_sizes,
             global_batch_size=self.global_batch_size,
             seed=self.seed,
-            shuffle=self.shuffle,
+            # Of a sequential source, ids are running numbers: its readers do the shuffling.
+            shuffle="none" if self._is_sequential else self.shuffle,
             window=self.window,
-            partitions=self.partitions,
+            partitions=1 if self._is_sequential else self.partitions,
         )
         if order.num_steps == 0:
             raise UserInputError(
@@ -231,6 +237,7 @@ class ShardDataModule(LightningDataModule):
             UserInputError: the first fault found.
         """
         choose_decoder(self.decoder)
+        self._num_classes = num_classes
         for split in splits:
             if split == "predict":
                 self.samples("predict")
@@ -260,7 +267,7 @@ class ShardDataModule(LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         """Build this rank's training loader; it begins behind `samples_seen`."""
         rank, world_size = self._ranks()
-        samples, workers = self._shard_samples("train"), self._workers()
+        samples, workers = self.samples("train"), self._workers()
         dataset = ShardDataset(
             samples,
             self.train_crop,
@@ -276,9 +283,12 @@ class ShardDataModule(LightningDataModule):
         kept = 0
         if self.locations["val"] is not None:
             kept = self.caching.kept_bytes(self._shard_samples("val"), self._place())
-        loader.before_step = self.caching.follow_training(
-            samples, order, plan, self._place(), steps, workers, kept
-        )
+        if isinstance(samples, ShardSamples):
+            loader.before_step = self.caching.follow_training(
+                samples, order, plan, self._place(), steps, workers, kept
+            )
+        elif rank == 0:
+            print(PROMISE.format(samples=len(samples)), flush=True)
         self._train_loader = loader
         return loader
 
@@ -336,6 +346,19 @@ class ShardDataModule(LightningDataModule):
     def _shard_samples(self, split: str) -> ShardSamples:
         return ShardSamples(self.manifest(split), self.caching.store(self._workers().num_workers))
 
+    @property
+    def _is_sequential(self) -> bool:
+        location = self.locations["train"]
+        return location is not None and is_sequential(location)
+
+    def _sequential_samples(self) -> SequentialSamples:
+        rank, world_size = self._ranks()
+        shards = self.manifest("train").table.names
+        shuffled = self.shuffle != "none"
+        place = StreamPlace(rank, world_size, self.seed, self.samples_seen, shuffled)
+        epoch_samples = self.manifest("train").num_samples
+        return SequentialSamples(shards, epoch_samples, place, self._num_classes)
+
     def _place(self) -> RankPlace:
         rank, world_size = self._ranks()
         local_ranks = self.trainer.num_devices if self.trainer is not None else 1
@@ -358,15 +381,6 @@ def _check_counts(**values: int | None) -> None:
     for name, value in values.items():
         if value is not None and value < 1:
             raise UserInputError(f"data.{name}={value} must be at least 1.")
-
-
-def _check_labelled(manifest: Manifest, what: str) -> None:
-    unlabelled = manifest.num_samples - sum(manifest.class_counts)
-    if unlabelled:
-        raise DataFormatError(
-            f"{manifest.root}: {unlabelled} of {manifest.num_samples} samples have no .cls label, "
-            f"so they cannot be data.{what}; data.predict takes them."
-        )
 
 
 def _train_crop(kind: TrainCrop, size: int, scale: tuple[float, float], pad: int) -> Crop:

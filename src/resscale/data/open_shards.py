@@ -6,8 +6,9 @@ from resscale.data.builtin import resolve
 from resscale.data.index_cache import cached_manifest
 from resscale.data.locations import join, local_path, name_of, parent
 from resscale.data.manifest import MANIFEST_NAME, PACKING_PATTERN, Manifest
+from resscale.data.sequential import is_sequential, sequential_manifest
 from resscale.data.shard_patterns import expand_shards, is_pattern
-from resscale.errors import DataFormatError
+from resscale.errors import DataFormatError, UserInputError
 
 
 def open_manifest(location: str) -> Manifest:
@@ -39,6 +40,56 @@ def open_manifest(location: str) -> Manifest:
     elif not _may_be_indexed(folder):
         return Manifest.load(folder)
     return cached_manifest(shards)
+
+
+def open_split(split: str, location: str, epoch_samples: int | None) -> Manifest:
+    """Return the manifest of a split of the user's, checked.
+
+    Args:
+        split: "train", "val", "test" or "predict".
+        location: what the user names, as for `open_manifest`; for "train" a sequential source, too.
+        epoch_samples: samples of an epoch of a sequential source; None otherwise.
+
+    Raises:
+        UserInputError: as `open_manifest`; or a sequential source where samples must be counted.
+        DataFormatError: samples without a label, where they are needed.
+    """
+    if is_sequential(location):
+        if split != "train":
+            raise UserInputError(
+                f"data.{split} is {location}, which is read in one direction: nobody can tell "
+                f"whether each of its samples comes once. Only data.train takes it; index or pack "
+                f"these shards as .tar files."
+            )
+        return sequential_manifest(location, epoch_samples)
+    manifest = open_manifest(location)
+    manifest.check_sizes()
+    if split == "train" and epoch_samples is not None:
+        raise UserInputError(
+            f"data.epoch_samples={epoch_samples} is for sources that cannot be counted (pipe:, "
+            f".tar.gz); {location} has {manifest.num_samples} samples. Leave it out."
+        )
+    if split != "predict":
+        _check_labelled(manifest, split)
+    return manifest
+
+
+def names_shards(location: str) -> bool:
+    """Return whether what is to be predicted is shards, and not plain image files."""
+    location = resolve(location)
+    path = local_path(location)
+    if path is None or is_pattern(location) or path.name == MANIFEST_NAME:
+        return True
+    return (path / MANIFEST_NAME).is_file() or any(path.glob("*.tar"))
+
+
+def _check_labelled(manifest: Manifest, split: str) -> None:
+    unlabelled = manifest.num_samples - sum(manifest.class_counts)
+    if unlabelled:
+        raise DataFormatError(
+            f"{manifest.root}: {unlabelled} of {manifest.num_samples} samples have no .cls label, "
+            f"so they cannot be data.{split}; data.predict takes them."
+        )
 
 
 def _has_manifest(location: str) -> bool:

@@ -48,7 +48,7 @@ def build_probe_loader(data: ShardDataModule, share: Share, *, on_gpu: bool) -> 
         on_gpu: batches go to a GPU.
     """
     dataset = ShardDataset(
-        data.manifest("train"),
+        data.samples("train"),
         data.train_crop,
         data.build_decoder(),
         channels=data.channels,
