@@ -60,15 +60,6 @@ def test_no_shards_at_all(tmp_path: Path) -> None:
         module(train=str(tmp_path / "none")).check(("train",), 3, 1)
 
 
-def test_shards_without_manifest_name_the_command_that_makes_it(foreign_shards: Path) -> None:
-    with pytest.raises(DataFormatError) as error:
-        module(train=str(foreign_shards)).check(("train",), 3, 1)
-    assert str(error.value) == (
-        f"{foreign_shards} holds shards but no manifest.json. "
-        f"Make it: resscale index '{foreign_shards}/*.tar'"
-    )
-
-
 def test_a_shard_of_another_size_than_its_manifest_says(shards: str) -> None:
     path = Path(shards) / "part-0001.tar"
     size = path.stat().st_size
