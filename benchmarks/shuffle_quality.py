@@ -85,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"global batch {options.global_batch_size:,}, micro-batch {options.micro_batch_size}."
     )
     spent = []
-    names = ("packed", "shuffle", "window", "partitions", "batch", "micro-batch", "shards")
-    names += ("distance", "correlation")
+    names = ["packed", "shuffle", "window", "partitions", "batch", "micro-batch", "shards"]
+    names += ["distance", "correlation"]
     print(f"\n| {' | '.join(names)} |\n|{' --- |' * len(names)}")
     for how, labels in packed.items():
         for shuffle, window, partitions in ORDERS:

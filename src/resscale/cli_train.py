@@ -160,7 +160,8 @@ def _evaluate(stage: Literal["validate", "test"], argv: Sequence[str]) -> int:
         total = len(session.data.samples(prefix))
         print(
             f"{prefix}: top-1 {values['top1']:.2%}  top-5 {values['top5']:.2%}  "
-            f"loss {values['loss']:.4f}  {values['samples']:,.0f} of {total:,} unique"
+            f"loss {values['loss']:.4f}  {values['masked']:.0f} rows of padding masked  "
+            f"{values['samples']:,.0f} of {total:,} unique"
             + (f"  {values['bad']:.0f} damaged" if values["bad"] else "")
         )
         print(f"weights: {session.loaded.source if session.loaded else session.ckpt_path}")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from resscale.data.index_shards import expand_shards, index_shards
-from resscale.data.inspect import describe, inspect_shards, label_mixing
+from resscale.data.inspect import batch_mixing, describe, inspect_shards, label_mixing
+from resscale.data.manifest import Manifest, ShardInfo
 from resscale.errors import DataFormatError
 
 
@@ -65,6 +66,19 @@ def test_order_sorted_by_class_is_told(shards: Path) -> None:
     assert not sorted_order.is_shuffled
     assert label_mixing(np.zeros(10, np.int64)).fraction == 1
     assert "sorted by class: pack again" in describe(inspect_shards(str(shards)))
+
+
+def test_the_mix_of_batches_is_told_for_each_shuffle(shards: Path) -> None:
+    manifest = Manifest((), [ShardInfo(f"{n}.tar", 50, 0, "") for n in range(200)], (100,) * 100)
+    found = dict(batch_mixing(manifest, np.repeat(np.arange(100), 100)))  # sorted by class
+    assert found["none"].is_poor
+    # 10,000 samples are less than a window.
+    assert not found["window 65,536"].is_poor
+    assert not found["full"].is_poor
+    assert [entropy.samples for entropy in found.values()] == [256] * 3
+    text = describe(inspect_shards(str(shards)))
+    line = "label entropy of batches of 12, of what is possible"  # all there are
+    assert f"shuffle  {line}: window 65,536 100%, full 100%, none 100%" in text
 
 
 @pytest.mark.parametrize("seed", range(5))

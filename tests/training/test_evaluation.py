@@ -92,7 +92,7 @@ def test_padding_counts_nowhere() -> None:
     padded = evaluation.compute(expected=2)
     bare = Evaluation(6, CPU)
     bare.update(logits[:2], label[:2], ids[:2])
-    assert padded == bare.compute(expected=2)
+    assert padded == {**bare.compute(expected=2), "masked": 2.0}
     assert padded["top1"] == 0.5
     assert padded["samples"] == 2
 
@@ -146,6 +146,7 @@ def test_two_ranks_come_to_the_result_of_one(tmp_path: Path) -> None:
     first, second = on_two_ranks(EVALUATE_HALF, tmp_path)
     assert first == second
     assert first["result"] == pytest.approx(whole.compute(expected=3), rel=1e-6)
+    assert (first["result"]["samples"], first["result"]["masked"]) == (3, 1)
     assert first["twice"] == (
         "evaluation visited 4 samples, 2 of them unique, of 2; each must be visited once. "
         "Please report this as a bug."

@@ -133,6 +133,18 @@ def test_the_summary_holds_the_newest_and_the_best_accuracy(run: RunDir, trainer
     assert found == (0.625, 0.875, 0.75)
 
 
+def test_the_summary_holds_what_the_newest_evaluation_visited(run: RunDir, trainer: Any) -> None:
+    monitor = Monitor()
+    monitor.latest.update({"val/top1": 0.5, "val/samples": 360.0, "val/masked": 24.0, "val/bad": 2})
+    Recorder(monitor, "resscale fit").on_validation_end(trainer, MODULE)
+    summary = run.read_summary()
+    assert [summary[f"val_{name}"] for name in ("samples", "masked", "bad")] == [360, 24, 2]
+    # A later start that has not evaluated yet keeps them, as it keeps the accuracy.
+    Recorder(Monitor(), "resscale fit").on_train_start(trainer, MODULE)
+    summary = run.read_summary()
+    assert [summary[f"val_{name}"] for name in ("samples", "masked", "bad")] == [360, 24, 2]
+
+
 def test_the_averages_accuracy_stands_beside_the_one_measured_with_it(
     run: RunDir, trainer: Any
 ) -> None:

@@ -14,9 +14,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from resscale.data.manifest import Manifest
+from resscale.data.order import DEFAULT_WINDOW, EpochOrder, Shuffle
 from resscale.data.pack_pool import run_tasks
 from resscale.data.pack_progress import PackProgress
 from resscale.data.shard_index import ShardIndex
+from resscale.data.shuffle_quality import Entropy, measure_shuffle
 
 Int64 = npt.NDArray[np.int64]
 
@@ -25,6 +27,7 @@ _RUN = 256  # neighbours whose labels are compared: about what a shuffle window 
 _MOST_RUNS = 256
 _SHUFFLES = 12
 _MOST_BAD = 20
+_BATCH = 256  # samples of the batches that orders are judged by
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Report:
     sizes: Int64
     decoded: Decoded
     mixing: Mixing | None
+    batches: tuple[tuple[str, Entropy], ...] = ()  # by order, where there are labels
 
     @property
     def bad(self) -> tuple[tuple[str, str, str], ...]:
@@ -109,12 +113,38 @@ def inspect_shards(
     rng = np.random.default_rng(seed)
     chosen = np.arange(count) if check else np.sort(rng.permutation(count)[:images])
     labels = np.concatenate([index.labels for index in indices])
+    labelled = len(labels) > 1 and labels.min() >= 0
     return Report(
         manifest=manifest,
         sizes=np.concatenate([index.sizes for index in indices]),
         decoded=_decode_all(manifest, chosen, processes if check else 1),
-        mixing=label_mixing(labels, seed) if len(labels) > 1 and labels.min() >= 0 else None,
+        mixing=label_mixing(labels, seed) if labelled else None,
+        batches=batch_mixing(manifest, labels) if labelled else (),
     )
+
+
+def batch_mixing(manifest: Manifest, labels: Int64) -> tuple[tuple[str, Entropy], ...]:
+    """Measure the label entropy of training batches, with the shuffles that `fit` offers.
+
+    Args:
+        manifest: the shards.
+        labels: class of each sample in the order of the shards, int64 (n,).
+    """
+    found = []
+    kinds: tuple[tuple[str, Shuffle], ...] = (
+        (f"window {DEFAULT_WINDOW:,}", "window"),
+        ("full", "full"),
+        ("none", "none"),
+    )
+    for name, shuffle in kinds:
+        order = EpochOrder(
+            manifest.shard_sizes, global_batch_size=min(_BATCH, len(labels)), shuffle=shuffle
+        )
+        counts = np.bincount(labels).tolist()
+        quality = measure_shuffle(order, labels.__getitem__, counts, most_shards=len(labels))
+        assert quality.batch is not None
+        found.append((name, quality.batch))
+    return tuple(found)
 
 
 def label_mixing(labels: Int64, seed: int = 0) -> Mixing:
@@ -141,6 +171,7 @@ def describe(report: Report) -> str:
         ("bytes", _bytes_text(report)),
         *_image_texts(report.decoded),
         ("order", _order_text(report.mixing)),
+        *_batch_texts(report.batches),
         ("source", _source_text(report.manifest)),
         ("bad", _bad_text(report)),
     ]
@@ -263,6 +294,17 @@ def _order_text(mixing: Mixing | None) -> str:
         f"{mixing.bits:.2f} of {mixing.ideal_bits:.2f} bits of label entropy in runs of "
         f"{mixing.run} neighbours ({mixing.fraction:.0%}): {verdict}"
     )
+
+
+def _batch_texts(batches: tuple[tuple[str, Entropy], ...]) -> list[tuple[str, str]]:
+    if not batches:
+        return []
+    each = ", ".join(
+        f"{name} {entropy.fraction:.0%}{' (poor)' if entropy.is_poor else ''}"
+        for name, entropy in batches
+    )
+    size = batches[0][1].samples
+    return [("shuffle", f"label entropy of batches of {size:,.0f}, of what is possible: {each}")]
 
 
 def _source_text(manifest: Manifest) -> str:

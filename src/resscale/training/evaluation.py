@@ -51,7 +51,10 @@ class Evaluation:
         self._ids.append(ids)
 
     def compute(self, expected: int | None) -> dict[str, float]:
-        """Return loss, top1, top5 (fractions), samples and bad, over all ranks.
+        """Return loss, top1, top5 (fractions), samples, masked and bad, over all ranks.
+
+        samples: visited, all of them unique; masked: rows of padding; bad: samples that could not
+        be decoded. Neither padding nor bad samples are scored.
 
         Args:
             expected: samples that must have been visited once; None skips the check.
@@ -59,8 +62,8 @@ class Evaluation:
         Raises:
             ResscaleError: a sample was visited twice or not at all.
         """
-        visited = _gather(torch.cat(self._ids).to(self.loss.device))
-        visited = visited[visited >= 0]
+        rows = _gather(torch.cat(self._ids).to(self.loss.device))
+        visited = rows[rows >= 0]
         unique = len(torch.unique(visited))
         if expected is not None and not unique == len(visited) == expected:
             raise ResscaleError(
@@ -73,6 +76,7 @@ class Evaluation:
             "top1": float(self.top1.compute()),
             "top5": float(self.top5.compute()),
             "samples": float(unique),
+            "masked": float(len(rows) - len(visited)),
             "bad": float(self.bad.compute()),
         }
 
