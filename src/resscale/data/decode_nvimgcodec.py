@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import io
 import os
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -23,7 +24,7 @@ from resscale.data.decode_region import pixels_needed, region_of, resize_pixels
 _MODULE = "nvidia.nvimgcodec"
 _EXTENSIONS = "NVIMGCODEC_EXTENSIONS_PATH"
 _VERBOSITY = "PYNVIMGCODEC_VERBOSITY"
-_JPEG_END = b"\xff\xd9"
+JPEG_END = b"\xff\xd9"
 _LOADING = threading.Lock()
 
 
@@ -48,7 +49,7 @@ class NvimgcodecDecoder:
 
     def _decode_region(self, data: bytes, crop: Crop, uniform: Uniforms, out: Pixels) -> bool:
         """Fill `out`; return False where Pillow should look at the image."""
-        if not (data.startswith(JPEG_START) and data.endswith(_JPEG_END)):
+        if not (data.startswith(JPEG_START) and data.endswith(JPEG_END)):
             return False
         codec = _codec_of_thread()
         try:
@@ -76,7 +77,7 @@ class _Codec:
     """The library and one decoder of it, for one thread: two in one decoder end the process."""
 
     def __init__(self) -> None:
-        library = self.library = _library()
+        library = self.library = load_library()
         self.pid = os.getpid()
         self._decoder = library.Decoder(
             device_id=library.NVIMGCODEC_DEVICE_CPU_ONLY,
@@ -111,18 +112,17 @@ def _codec_of_thread() -> _Codec:
     return codec
 
 
-def _library() -> Any:
-    with _LOADING:
-        return _load()
-
-
-@functools.cache
-def _load() -> Any:
-    """Import nvimgcodec with its libjpeg-turbo alone.
+def load_library(*, with_gpu: bool = False) -> Any:
+    """Import nvimgcodec, once in a process, with its libjpeg-turbo alone, or with nvJPEG as well.
 
     It would also load what needs CUDA, OpenCV and TIFF: twice the memory in each process, and six
     lines about libraries that are not there.
     """
+    with _LOADING:
+        return sys.modules[_MODULE] if _MODULE in sys.modules else _load(with_gpu)
+
+
+def _load(with_gpu: bool) -> Any:
     os.environ.setdefault(_VERBOSITY, "0")  # damage is told by our own errors
     if _EXTENSIONS in os.environ:
         return importlib.import_module(_MODULE)
@@ -130,8 +130,9 @@ def _load() -> Any:
     assert spec is not None
     assert spec.origin is not None
     with tempfile.TemporaryDirectory(prefix="resscale-") as folder:
-        for file in (Path(spec.origin).parent / "extensions").glob("libjpeg_turbo_ext.*"):
-            (Path(folder) / file.name).symlink_to(file)
+        for name in ("libjpeg_turbo_ext.*", *(("libnvjpeg_ext.*",) if with_gpu else ())):
+            for file in (Path(spec.origin).parent / "extensions").glob(name):
+                (Path(folder) / file.name).symlink_to(file)
         os.environ[_EXTENSIONS] = folder
         try:
             return importlib.import_module(_MODULE)
@@ -139,15 +140,19 @@ def _load() -> Any:
             del os.environ[_EXTENSIONS]
 
 
+def is_installed() -> bool:
+    """Return whether the wheel is there."""
+    try:
+        return importlib.util.find_spec(_MODULE) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 @functools.cache
 def why_not() -> str | None:
     """Return why nvimgcodec cannot be used here, None where it can."""
     remedy = "pip install nvidia-nvimgcodec-cu12 (Linux on x86-64 and ARM)"
-    try:
-        installed = importlib.util.find_spec(_MODULE) is not None
-    except ModuleNotFoundError:
-        installed = False
-    if not installed:
+    if not is_installed():
         return f"nvimgcodec is not installed; {remedy}"
     trial = io.BytesIO()
     Image.new("RGB", (8, 8), (200, 100, 50)).save(trial, "JPEG")

@@ -10,15 +10,21 @@ from typing import Literal, get_args
 from resscale.data.decode import Decoder
 from resscale.errors import UserInputError, nearest
 
-DecoderName = Literal["native", "nvimgcodec", "simplejpeg", "pillow"]
-DecoderChoice = Literal["auto", "native", "nvimgcodec", "simplejpeg", "pillow"]
+DecoderName = Literal["native", "nvimgcodec", "simplejpeg", "pillow", "nvimgcodec_gpu"]
+DecoderChoice = Literal["auto", "native", "nvimgcodec", "simplejpeg", "pillow", "nvimgcodec_gpu"]
 
-# Fastest first: module, class, and the distributions whose versions can change a pixel.
+# Fastest first, but for that of GPUs, which auto does not take: module, class, and the
+# distributions whose versions can change a pixel.
 _DECODERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "native": ("decode_native", "NativeDecoder", ("resscale",)),
     "nvimgcodec": ("decode_nvimgcodec", "NvimgcodecDecoder", ("nvidia-nvimgcodec-cu12", "torch")),
     "simplejpeg": ("decode_simplejpeg", "SimpleJpegDecoder", ("simplejpeg", "torch")),
     "pillow": ("decode_pillow", "PillowDecoder", ("pillow",)),
+    "nvimgcodec_gpu": (
+        "decode_nvimgcodec_gpu",
+        "NvimgcodecGpuDecoder",
+        ("nvidia-nvimgcodec-cu12", "torch"),
+    ),
 }
 # These give the same bytes: libjpeg-turbo's accurate decoding and torch's resize, both of them.
 _ALIKE = frozenset({"nvimgcodec", "simplejpeg"})
