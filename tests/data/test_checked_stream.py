@@ -30,7 +30,10 @@ def test_files_and_commands_compressed_and_not(tar: Path, what: str) -> None:
 
 
 def test_a_command_that_fails_behind_its_last_byte(tar: Path) -> None:
-    with pytest.raises(RemoteError, match=r"did not come as a whole tar.*exit 3.*--retry"):
+    with pytest.raises(
+        RemoteError,
+        match=r"did not come as a whole tar .the command ended with exit status 3.*--retry",
+    ):
         names_in(f"pipe:cat {tar}; exit 3")
 
 

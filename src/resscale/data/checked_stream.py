@@ -81,7 +81,7 @@ def open_stream(location: str) -> Iterator[CheckedStream]:
     except ResscaleError:
         raise
     except (OSError, EOFError, tarfile.TarError, ValueError, zlib.error) as error:
-        raise _failure(location, error) from error
+        raise _failure(location, error, raw) from error
     finally:
         _abandon(raw)
 
@@ -113,11 +113,15 @@ class _Raw(io.RawIOBase):
         return len(data)
 
 
-def _failure(location: str, error: Exception) -> ResscaleError:
-    # webdataset adds more and more to the arguments of what passes it; the first says what it is.
-    said = getattr(error, "strerror", None) or (error.args[0] if error.args else error)
-    reason = " ".join(str(said).split())[:200]
-    text = f"{location} did not come as a whole tar ({type(error).__name__}: {reason})."
+def _failure(location: str, error: Exception, raw: Any) -> ResscaleError:
+    status = raw.proc.poll() if hasattr(raw, "proc") else None
+    if status:
+        reason = f"the command ended with exit status {status}"
+    else:
+        # webdataset adds to the arguments of what passes it; the first says what it is.
+        said = getattr(error, "strerror", None) or (error.args[0] if error.args else error)
+        reason = f"{type(error).__name__}: {' '.join(str(said).split())[:200]}"
+    text = f"{location} did not come as a whole tar ({reason})."
     if is_pipe(location):
         return RemoteError(
             f"{text} Run the command by hand to see; let it fail where the server does, and try "
