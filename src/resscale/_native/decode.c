@@ -47,11 +47,11 @@ static void on_error(j_common_ptr info) {
     fail(info->client_data, RS_OTHER, text);
 }
 
-/* Warnings are of damage, but for those which change no pixel and stand in many good files. */
+/* Warnings are of damage, but for those of good files that were written in an odd way. */
 static void on_message(j_common_ptr info, int level) {
     int code = info->err->msg_code;
     if (level < 0 && code != JWRN_EXTRANEOUS_DATA && code != JWRN_JFIF_MAJOR &&
-        code != JWRN_ADOBE_XFORM)
+        code != JWRN_ADOBE_XFORM && code != JWRN_BOGUS_PROGRESSION)
         on_error(info);
 }
 
@@ -231,6 +231,8 @@ static void decode(struct work *work, const uint8_t *data, size_t length, const 
         check_end(work, data, length);
         return;
     }
+    if (axes[X].scale > RS_MAX_SHRINK || axes[Y].scale > RS_MAX_SHRINK)
+        fail(work, RS_OTHER, "shrunk more than 64 times");
     info->raw_data_out = TRUE;
     jpeg_calc_output_dimensions(info);
     choose_samples(work, axes);

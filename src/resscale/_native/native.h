@@ -12,7 +12,8 @@ enum rs_status {
     RS_NO_MEMORY
 };
 
-enum { RS_MESSAGE = 256, RS_BATCH = 8, RS_MAX_SIDE = 16384 };
+/* Weights of 16 bits do not serve for more taps than RS_MAX_SHRINK leads to. */
+enum { RS_MESSAGE = 256, RS_BATCH = 8, RS_MAX_SIDE = 16384, RS_MAX_SHRINK = 64 };
 
 /* Width and height of a JPEG that rs_decode takes. */
 enum rs_status rs_header(const uint8_t *data, size_t length, int size[2], char *message);

@@ -18,7 +18,7 @@ RS_INLINE uint16_t times(uint16_t value, uint16_t weight) {
 }
 
 /* `times` rounds down, on average by half a unit for each tap. */
-RS_INLINE uint16_t rounding(int taps) { return (uint16_t)(taps / 2 < 100 ? taps / 2 : 100); }
+RS_INLINE uint16_t rounding(int taps) { return (uint16_t)(taps / 2); }
 
 /* out = the weighted sum of rows, in 1/256. */
 RS_INLINE void blend(const struct rs_plane *plane, const struct rs_taps *x, const struct rs_taps *y,
