@@ -111,7 +111,7 @@ PEERS = (
     _torch("timm", "timm, folder", "originals"),
     _torch("timm-wds", "timm, wds", "shards/originals/train"),
     _torch("webdataset", "webdataset + PIL", "shards/originals/train"),
-    _torch("streaming", "MosaicML Streaming", "mds/originals", env="streaming"),
+    _torch("streaming", "MosaicML Streaming", "mds/originals"),
     _torch("litdata", "litData", "litdata/originals"),
     _dali("files", "originals", "originals"),
     _dali("shards", "originals", "shards/originals/train"),

@@ -71,7 +71,7 @@ STEPS = (
     _ffcv("side500", "--max_resolution", "500"),
     _ffcv("side500-half-raw", "--max_resolution", "500", "--raw_share", "0.5"),
     _torch("litdata", "litdata", "torch"),
-    _torch("mds-jpeg", "mds", "streaming"),
+    _torch("mds-jpeg", "mds", "torch"),
 )
 
 

@@ -35,20 +35,16 @@ class Peer:
     build_isolation: bool = True
 
 
-_TORCH = ("torch>=2.14", "torchvision>=0.29")
 PEERS = {
     # makes the pictures
     "data": Peer(
         (("numpy", "pillow", "opencv-python-headless", "scikit-image", "scikit-learn"),),
         "import cv2, skimage.data, sklearn.datasets",
     ),
+    # torchvision and all that stand on it: one torch for all of them, for it is large
     "torch": Peer(
-        ((*_TORCH, "timm", "webdataset", "litdata"),),
-        "import torchvision.io, timm, webdataset, litdata; torchvision.io.decode_image",
-    ),
-    "streaming": Peer(
-        ((*_TORCH, "mosaicml-streaming"),),
-        "import streaming, torchvision",
+        (("torch", "torchvision", "timm", "webdataset", "litdata", "mosaicml-streaming"),),
+        "import timm, webdataset, litdata, streaming; from torchvision.io import decode_image",
     ),
     "dali": Peer((("nvidia-dali-cuda120", "numpy"),), "import nvidia.dali.fn, wds2idx"),
     "ffcv": Peer(

@@ -72,8 +72,8 @@ WRITERS = (
     _ours("header", "each header"),
     _ours("none", "nothing"),
     Writer("litdata", "litData optimize", "each header", "torch", (_SCRIPT, "litdata")),
-    Writer("mds", "MDSWriter, bytes", "nothing", "streaming", (_SCRIPT, "mds")),
-    Writer("mds-jpeg", "MDSWriter, jpeg", "each header", "streaming", (_SCRIPT, "mds-jpeg")),
+    Writer("mds", "MDSWriter, bytes", "nothing", "torch", (_SCRIPT, "mds")),
+    Writer("mds-jpeg", "MDSWriter, jpeg", "each header", "torch", (_SCRIPT, "mds-jpeg")),
     Writer("webdataset", "webdataset ShardWriter", "nothing", "torch", (_SCRIPT, "webdataset")),
     Writer("ffcv", "ffcv DatasetWriter, encoded anew", "each decoded", "ffcv", ("ffcv_pack.py",)),
 )
