@@ -19,7 +19,7 @@ from resscale.errors import UserInputError
 Float64 = npt.NDArray[np.float64]
 
 _MOST_NODES = 16
-_MOST_RUNS = 2_000_000  # looked at in all: fewer nodes are evaluated where each reads very many
+_MOST_RUNS = 1_000_000  # looked at in all: fewer nodes are evaluated where each reads very many
 # What may be read twice on fewer nodes than asked for, as a share of the data.
 _READ_TWICE = 0.1
 
@@ -200,8 +200,11 @@ def _runs(order: EpochOrder, first: int, last: int) -> _Runs:
     """Return the runs of the partitions `first` up to `last`, and when they may be taken of."""
     stream, cuts = order.stream(first, last), order.partition_bounds(first, last)
     # Where the stream is cut by the partitions: run boundaries, and those of partitions.
-    inside = stream.bounds[(stream.bounds > cuts[0]) & (stream.bounds < cuts[-1])]
-    edges = np.union1d(inside, cuts)
+    inside = slice(
+        np.searchsorted(stream.bounds, cuts[0], side="right"),
+        np.searchsorted(stream.bounds, cuts[-1], side="left"),
+    )
+    edges = np.union1d(stream.bounds[inside], cuts)
     begin = edges[:-1]
     partition = np.searchsorted(cuts, begin, side="right") - 1
     low, high = begin - cuts[partition], edges[1:] - cuts[partition]
