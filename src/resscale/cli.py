@@ -11,8 +11,13 @@ import sys
 from collections.abc import Sequence
 
 from resscale import __version__
+from resscale.cluster.environment import read_slurm
 from resscale.errors import ResscaleError, UserInputError, nearest
 from resscale.training.startup import STARTUP
+
+# A rank of srun that is told to end at once does so when it can tell the others: when torch is
+# there and its run directory is known. SLURM kills half a minute behind its signal.
+_TELL_RANKS_S = 20.0
 
 # command -> (what it does, module:function taking the arguments behind the command)
 COMMANDS = {
@@ -144,7 +149,8 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if name == "fit":
         # Before the seconds that importing torch takes.
-        STARTUP.watch()
+        slurm = read_slurm()
+        STARTUP.watch(_TELL_RANKS_S if slurm is not None and slurm.starts_ranks else 0.0)
     module, function = COMMANDS[name][1].split(":")
     try:
         code: int = getattr(importlib.import_module(module), function)(rest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from resscale.cluster.ranks import (
 )
 from resscale.cluster.refusal import Refusal
 from resscale.cluster.shape import check_gpus, check_sees_gpus, check_shape
-from resscale.errors import ResscaleError, UserInputError
+from resscale.errors import Preempted, ResscaleError, UserInputError
 from resscale.training.checkpoint import Checkpointer, find_newest_valid
 from resscale.training.owner import Owner
 from resscale.training.preempt import PreemptConfig, Preemption
@@ -63,12 +64,13 @@ class Start:
         name = Path(str(config.config[-1])).stem if config.config else "run"
         self.run = RunDir(self._choose_run_dir(name, digest))
         self._port: HeldPort | None = None
+        self._meeting: Meeting | None = None
         self._refusal = None if launch.srun is None else Refusal(self._folder(), launch.srun)
-        if self._refusal is not None and launch.is_first:
-            self._refusal.clear()
-        self._meeting = self._meet()
         if self._refusal is not None:
+            # Also of ranks that have been told to end before they knew where to say so.
             self._refusal.watch()
+            STARTUP.before_end = partial(self.refuse, Preempted.exit_code)
+        self._meeting = self._meet()
         if self._meeting is not None and not launch.is_first:
             path = self._meeting.ckpt_path
             self.ckpt_path = None if path is None else Path(path)

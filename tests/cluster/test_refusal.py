@@ -83,12 +83,6 @@ def test_once_training_has_begun_nobody_refuses(tmp_path: Path) -> None:
     assert not (tmp_path / "ranks").exists()
 
 
-def test_what_an_earlier_start_of_the_same_number_said_is_removed(tmp_path: Path) -> None:
-    Refusal(tmp_path, job()).tell(2)
-    Refusal(tmp_path, job()).clear()
-    assert list((tmp_path / "ranks").iterdir()) == []
-
-
 def test_where_nobody_can_write_a_refusal_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "ranks").write_text("no folder")
     Refusal(tmp_path, job()).tell(2)

@@ -159,10 +159,10 @@ def test_a_run_of_unknown_place_is_requeued_three_times(
 
 
 def test_a_job_that_is_stopped_before_it_gets_anywhere_does_not_go_on_for_ever() -> None:
-    assert decide(75, step=40, failed_at=[], stopped_at=[40] * 9).requeue
-    ended = decide(75, step=40, failed_at=[], stopped_at=[40] * 10)
+    assert decide(75, step=40, failed_at=[], stopped_at=[40] * 99).requeue
+    ended = decide(75, step=40, failed_at=[], stopped_at=[40] * 100)
     assert not ended.requeue
-    assert ended.reason == "stopped for the 11th time without a newer checkpoint"
+    assert ended.reason == "stopped again, 100 times before without a newer checkpoint"
 
 
 def test_ranks_that_stood_still_have_had_a_fault() -> None:

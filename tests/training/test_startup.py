@@ -12,8 +12,9 @@ import pytest
 from resscale.training.startup import Startup
 
 BEGIN = """
+import sys
 from resscale.training.startup import STARTUP
-STARTUP.watch()
+STARTUP.watch(float(sys.argv[1]))
 STARTUP.before_end = lambda: print("ranks ended", flush=True)
 """
 # Locks a mutex that it holds: the main thread waits in C, where no handler of Python's runs.
@@ -36,6 +37,15 @@ STARTUP.over()
 print("ready", flush=True)
 time.sleep(60)
 """
+# Knows only later whom to tell.
+LEARNS = """
+import time
+STARTUP.before_end = None
+print("ready", flush=True)
+time.sleep(1)
+STARTUP.before_end = lambda: print("ranks told", flush=True)
+time.sleep(60)
+"""
 GIVES_BACK = """
 import signal, time
 before = signal.signal(signal.SIGTERM, lambda number, frame: None)
@@ -46,9 +56,9 @@ time.sleep(60)
 """
 
 
-def start(program: str) -> subprocess.Popen[str]:
+def start(program: str, patience_s: float = 0.0) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", BEGIN + program],
+        [sys.executable, "-c", BEGIN + program, str(patience_s)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -69,6 +79,21 @@ def test_a_signal_before_training_ends_the_process_with_75(
     assert process.returncode == 75
     assert f"{number.name}: stopped before training; nothing to save" in err
     assert out == "ranks ended\n"
+
+
+@pytest.mark.parametrize(("patience_s", "told"), [(30.0, "ranks told\n"), (0.0, "")])
+def test_who_has_just_begun_ends_when_it_can_tell_the_others(patience_s: float, told: str) -> None:
+    process = start(LEARNS, patience_s)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=30)
+    assert (process.returncode, out) == (75, told)
+
+
+def test_nobody_waits_longer_than_stated_for_somebody_to_tell(patience_s: float = 0.2) -> None:
+    process = start("STARTUP.before_end = None\n" + SLEEPS, patience_s)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 75
 
 
 def test_ctrl_c_before_training_is_python_s_own() -> None:

@@ -52,10 +52,6 @@ class Refusal:
         """Look no more: training watches its ranks itself."""
         self._over.set()
 
-    def clear(self) -> None:
-        """Remove what was said, by rank 0 and before anybody looks."""
-        self._file.unlink(missing_ok=True)
-
     def _look(self) -> None:
         while not self._over.wait(_POLL_S):
             try:

@@ -28,8 +28,9 @@ _FINAL = {
     130: "the user gave up",
 }
 _MAX_STALLED = 3
-# A time limit that is too short to train a step in, say.
-_MAX_IDLE_STOPS = 10
+# A time limit that is too short to train a step in, say. Where others take the nodes again and
+# again, a hundred starts are a day's.
+_MAX_IDLE_STOPS = 100
 _HANG = 70
 _EVENT = "requeue"
 _TRIES = 5
@@ -68,8 +69,8 @@ def decide(
     """
     if code == STOPPED:
         if sum(1 for earlier in stopped_at if earlier >= step) >= _MAX_IDLE_STOPS:
-            count = _MAX_IDLE_STOPS + 1
-            return Decision(False, f"stopped for the {count}th time without a newer checkpoint")
+            times = f"{_MAX_IDLE_STOPS} times"
+            return Decision(False, f"stopped again, {times} before without a newer checkpoint")
         return Decision(True, "stopped on request")
     if code in _FINAL and not (code == _HANG and is_hang):
         return Decision(False, _FINAL[code])

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -13,25 +14,35 @@ from typing import Any
 from resscale.errors import Preempted
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+_POLL_S = 0.05
 
 
 class Startup:
     """Ends this process with 75 on SIGTERM or SIGUSR2, until training takes the signals over.
+
+    `before_end` is called first, such as to end the ranks that this process has started, or to let
+    those know that wait for it.
 
     The main thread may be waiting for other ranks inside a library, where Python's handlers do not
     run: a thread hears of the signal from the interpreter's own handler, which does.
     """
 
     def __init__(self) -> None:
-        # Called first, such as to end the ranks that this process has started.
         self.before_end: Callable[[], None] | None = None
+        self._patience_s = 0.0
         self._before: dict[signal.Signals, Any] = {}
         self._writer: socket.socket | None = None
 
-    def watch(self) -> None:
-        """Take the signals; for the main thread, others leave them as they are."""
+    def watch(self, patience_s: float = 0.0) -> None:
+        """Take the signals; for the main thread, others leave them as they are.
+
+        Args:
+            patience_s: how long a process that is told to end waits for a `before_end`: it has
+                only begun, and does not know yet how to tell the ranks that will wait for it.
+        """
         if self._writer is not None or threading.current_thread() is not threading.main_thread():
             return
+        self._patience_s = patience_s
         reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         for number in SIGNALS:
@@ -72,6 +83,9 @@ class Startup:
         try:
             # Not print: the main thread may be in the middle of one.
             os.write(2, f"{name}: stopped before training; nothing to save\n".encode())
+            deadline_s = time.monotonic() + self._patience_s
+            while self.before_end is None and time.monotonic() < deadline_s:
+                time.sleep(_POLL_S)
             if self.before_end is not None:
                 self.before_end()
         finally:
