@@ -194,14 +194,16 @@ def run_inspect(argv: list[str]) -> int:
         return arguments
     from resscale.data.contact_sheet import write_contact_sheet
     from resscale.data.inspect import describe, inspect_shards
+    from resscale.data.locations import is_url, name_of
 
     processes = _processes(arguments)
     report = inspect_shards(
         arguments.shards, arguments.check, processes, arguments.images, arguments.seed
     )
     print(describe(report))
-    folder = Path(report.manifest.root).resolve()
-    out = Path(arguments.out or f"{folder.name}-contact-sheet.png")
+    root = report.manifest.shards_root or report.manifest.root
+    folder = root if is_url(root) else str(Path(root).resolve())
+    out = Path(arguments.out or f"{name_of(folder)}-contact-sheet.png")
     write_contact_sheet(report.manifest, out, arguments.seed)
     print(f"contact sheet  {out}")
     if arguments.check and report.bad:

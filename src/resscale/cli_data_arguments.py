@@ -169,7 +169,9 @@ def index_parser() -> Parser:
 def inspect_parser() -> Parser:
     """Return the parser of `resscale inspect`."""
     parser = _parser("inspect", "Show what shards hold.", _INSPECT_EXAMPLES)
-    parser.add_argument("shards", metavar="SHARDS", help="folder of shards, or its manifest.json")
+    parser.add_argument(
+        "shards", metavar="SHARDS", help="folder or address of shards, a pattern, or a manifest"
+    )
     parser.add_argument("--check", action="store_true", help="decode all samples, list bad ones")
     parser.add_argument(
         "--images", type=_positive, default=256, help="decode so many (%(default)s)"

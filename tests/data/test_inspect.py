@@ -4,7 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fault_server import serve
+from PIL import Image
 
+from resscale.data.contact_sheet import write_contact_sheet
 from resscale.data.index_shards import expand_shards, index_shards
 from resscale.data.inspect import batch_mixing, describe, inspect_shards, label_mixing
 from resscale.data.manifest import Manifest, ShardInfo
@@ -93,6 +96,25 @@ def test_shards_without_labels(tmp_path: Path, write_tar, jpegs: tuple[bytes, ..
     text = describe(inspect_shards(str(tmp_path)))
     assert "classes  no labels" in text
     assert "order    no labels to judge by" in text
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_shards_of_a_server(
+    shards: Path, jpegs: tuple[bytes, ...], indexed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESSCALE_CACHE", str(shards.parent / "cache"))
+    local = inspect_shards(str(shards), check=True)
+    if not indexed:
+        (shards / "manifest.json").unlink()
+    with serve(shards) as server:
+        report = inspect_shards(server.url, check=True)
+        assert describe(report).startswith(server.url)
+        out = shards.parent / "sheet.png"
+        size = write_contact_sheet(report.manifest, out)
+    with Image.open(out) as sheet:
+        assert sheet.size == size
+    assert report.decoded.kinds == local.decoded.kinds
+    assert report.sizes.tolist() == [len(jpeg) for jpeg in jpegs]
 
 
 def test_classes_without_samples_are_told(shards: Path) -> None:

@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from resscale.data.locations import is_url, name_of, parent
 from resscale.data.manifest import Manifest
 from resscale.data.shard_index import ShardIndex
+from resscale.data.store import ShardStore
 from resscale.errors import UserInputError
 
 COLUMNS = 10
@@ -36,21 +38,20 @@ def write_contact_sheet(manifest: Manifest, out: Path, seed: int = 0) -> tuple[i
     Raises:
         UserInputError: the file cannot be written.
     """
-    indices = [ShardIndex.load(manifest.index_path(n)) for n in range(len(manifest.shards))]
+    indices = [ShardIndex.load(manifest.index_location(n)) for n in range(len(manifest.shards))]
     labels = np.concatenate([index.labels for index in indices])
     chosen = choose_samples(labels, seed)
     width, height = sheet_size(len(chosen))
     sheet = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
     _header(draw, manifest, len(chosen))
-    starts = np.concatenate([[0], np.cumsum(manifest.shard_sizes)])
+    starts, store = np.concatenate([[0], np.cumsum(manifest.shard_sizes)]), ShardStore()
     for place, sample in enumerate(chosen.tolist()):
         shard = int(np.searchsorted(starts, sample, side="right")) - 1
         row = sample - int(starts[shard])
         index = indices[shard]
-        with manifest.shard_path(shard).open("rb") as file:
-            file.seek(int(index.offsets[row]))
-            raw = file.read(int(index.sizes[row]))
+        location = manifest.shard_location(shard)
+        raw = store.read(location, int(index.offsets[row]), int(index.sizes[row]))
         label = int(index.labels[row])
         caption = _name(manifest, label) if label >= 0 else index.keys[row].decode()
         _tile(sheet, draw, place, raw, caption)
@@ -93,8 +94,9 @@ def sheet_size(num_images: int) -> tuple[int, int]:
 
 
 def _header(draw: ImageDraw.ImageDraw, manifest: Manifest, shown: int) -> None:
-    folder = Path(manifest.root).resolve()
-    title = f"{folder.parent.name}/{folder.name}".lstrip("/")
+    root = manifest.shards_root or manifest.root
+    folder = root if is_url(root) else str(Path(root).resolve())
+    title = f"{name_of(parent(folder))}/{name_of(folder)}".lstrip("/")
     draw.text((_MARGIN_PX, 18), title, _INK, _font(20))
     facts = f"{manifest.num_samples:,} samples, {manifest.num_classes:,} classes, {shown} shown"
     right = sheet_size(shown)[0] - _MARGIN_PX

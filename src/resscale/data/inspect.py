@@ -7,18 +7,20 @@ import warnings
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from resscale.data.locations import name_of
 from resscale.data.manifest import Manifest
+from resscale.data.open_shards import open_manifest
 from resscale.data.order import DEFAULT_WINDOW, EpochOrder, Shuffle
 from resscale.data.pack_pool import run_tasks
 from resscale.data.pack_progress import PackProgress
 from resscale.data.shard_index import ShardIndex
 from resscale.data.shuffle_quality import Entropy, measure_shuffle
+from resscale.data.store import ShardStore
 
 Int64 = npt.NDArray[np.int64]
 
@@ -97,7 +99,7 @@ def inspect_shards(
     """Read the manifest and the offset indices, and decode a sample of the images.
 
     Args:
-        location: folder of shards, or its manifest.
+        location: folder or address of shards, its manifest, or a pattern of shards.
         check: decode all images.
         processes: worker processes for that.
         images: number of images decoded otherwise.
@@ -106,9 +108,9 @@ def inspect_shards(
     Raises:
         DataFormatError: no shards, no manifest, or a manifest that does not fit them.
     """
-    manifest = Manifest.load(location)
+    manifest = open_manifest(location)
     manifest.check_sizes()
-    indices = [ShardIndex.load(manifest.index_path(n)) for n in range(len(manifest.shards))]
+    indices = [ShardIndex.load(manifest.index_location(n)) for n in range(len(manifest.shards))]
     count = manifest.num_samples
     rng = np.random.default_rng(seed)
     chosen = np.arange(count) if check else np.sort(rng.permutation(count)[:images])
@@ -179,19 +181,18 @@ def describe(report: Report) -> str:
     lines += [f"  {shard}: {key}: {reason}" for shard, key, reason in report.bad[:_MOST_BAD]]
     if len(report.bad) > _MOST_BAD:
         lines.append(f"  and {len(report.bad) - _MOST_BAD} more")
-    return "\n".join([report.manifest.root, *lines])
+    return "\n".join([report.manifest.shards_root or report.manifest.root, *lines])
 
 
-def decode_shard(task: tuple[Path, Path, Int64]) -> Decoded:
-    """Decode rows of one shard; the task is (shard, its index, rows)."""
-    path, index_path, rows = task
-    index = ShardIndex.load(index_path)
+def decode_shard(task: tuple[str, str, Int64]) -> Decoded:
+    """Decode rows of one shard; the task is (location of the shard, of its index, rows)."""
+    location, index_location, rows = task
+    index, store = ShardIndex.load(index_location), ShardStore()
     widths, heights, kinds, bad = [], [], Counter[str](), []
-    with path.open("rb") as file, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd EXIF and very large images are no damage
         for row in rows.tolist():
-            file.seek(int(index.offsets[row]))
-            raw = file.read(int(index.sizes[row]))
+            raw = store.read(location, int(index.offsets[row]), int(index.sizes[row]))
             try:
                 with Image.open(io.BytesIO(raw)) as image:
                     image.load()
@@ -200,7 +201,7 @@ def decode_shard(task: tuple[Path, Path, Int64]) -> Decoded:
                     heights.append(image.height)
             except Exception as error:  # Pillow raises whatever the damage leads it into
                 reason = "not an image" if "identify" in str(error) else str(error)
-                bad.append((path.name, index.keys[row].decode(), reason))
+                bad.append((name_of(location), index.keys[row].decode(), reason))
     return Decoded(np.array(widths, np.int64), np.array(heights, np.int64), kinds, tuple(bad))
 
 
@@ -208,7 +209,11 @@ def _decode_all(manifest: Manifest, chosen: Int64, processes: int) -> Decoded:
     starts = np.concatenate([[0], np.cumsum(manifest.shard_sizes)])
     cuts = np.searchsorted(chosen, starts)
     tasks = [
-        (manifest.shard_path(n), manifest.index_path(n), chosen[cuts[n] : cuts[n + 1]] - starts[n])
+        (
+            manifest.shard_location(n),
+            manifest.index_location(n),
+            chosen[cuts[n] : cuts[n + 1]] - starts[n],
+        )
         for n in range(len(manifest.shards))
         if cuts[n + 1] > cuts[n]
     ]
