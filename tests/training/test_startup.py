@@ -89,8 +89,8 @@ def test_who_has_just_begun_ends_when_it_can_tell_the_others(patience_s: float, 
     assert (process.returncode, out) == (75, told)
 
 
-def test_nobody_waits_longer_than_stated_for_somebody_to_tell(patience_s: float = 0.2) -> None:
-    process = start("STARTUP.before_end = None\n" + SLEEPS, patience_s)
+def test_nobody_waits_longer_than_stated_for_somebody_to_tell() -> None:
+    process = start("STARTUP.before_end = None\n" + SLEEPS, patience_s=0.2)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 75
