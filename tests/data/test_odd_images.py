@@ -112,7 +112,7 @@ def test_inspect_and_pack_judge_as_training_does(tmp_path: Path, write_tar: Writ
     members = [(f"{n:03d}.jpg", files[kind]) for n, kind in enumerate(names)]
     shard, index = write_tar(tmp_path / "odd.tar", members), tmp_path / "odd.index.npz"
     build_shard_index(shard).save(index)
-    found = decode_shard((shard, index, np.arange(len(names))))
+    found = decode_shard((str(shard), str(index), np.arange(len(names))))
     assert {names[int(key)] for _, key, _ in found.bad} == refused
     assert {kind for kind in names if not is_packed(files[kind])} == refused
 

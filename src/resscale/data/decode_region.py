@@ -87,7 +87,12 @@ def resize_with_pillow(image: Image.Image, region: Region, out: Pixels) -> None:
         left, top, right, bottom = (int(edge) for edge in region.source)
         small = image.crop((left, top, right, bottom)).resize(shape, Image.Resampling.BILINEAR)
     else:
-        small = image.resize(shape, Image.Resampling.BILINEAR, box=region.source)
+        # Of a larger image Pillow may resize the columns first, and round otherwise.
+        left, top, right, bottom = pixels_needed(region, *image.size)
+        box = region.source
+        moved = (box.left - left, box.top - top, box.right - left, box.bottom - top)
+        part = image.crop((left, top, right, bottom))
+        small = part.resize(shape, Image.Resampling.BILINEAR, box=moved)
     pixels = np.asarray(small)
     out[region.top : region.bottom, region.left : region.right] = (
         pixels if pixels.ndim == 3 else pixels[:, :, None]
