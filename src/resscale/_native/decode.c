@@ -249,7 +249,7 @@ static void decode(struct work *work, const uint8_t *data, size_t length, const 
         for (int row = 0; row < RS_BATCH && first + row < axes[Y].outputs; row++) {
             size_t place = (size_t)(top + first + row) * (size_t)side + (size_t)left;
             rs_store(work->result, (size_t)row * work->pitch, work->planes,
-                     out + place * (size_t)channels, axes[X].outputs, channels);
+                     out + place * (size_t)channels, (size_t)axes[X].outputs, (size_t)channels);
         }
     }
     if (!jpeg_has_multiple_scans(info)) /* else the file has been read to its end */

@@ -69,7 +69,7 @@ void rs_resize_batch(const struct rs_plane *plane, const struct rs_taps *x, cons
                      int first, uint16_t *bands, uint16_t *result, size_t pitch);
 
 /* A row of pixels from its planes, one or three, which begin at planes[c] + from. */
-void rs_store(uint16_t *const *planes, size_t from, int num_planes, uint8_t *out, int width,
-              int channels);
+void rs_store(uint16_t *const *planes, size_t from, int num_planes, uint8_t *out, size_t width,
+              size_t channels);
 
 #endif

@@ -23,7 +23,8 @@ RS_INLINE uint16_t rounding(int taps) { return (uint16_t)(taps / 2); }
 /* out = the weighted sum of rows, in 1/256. */
 RS_INLINE void blend(const struct rs_plane *plane, const struct rs_taps *x, const struct rs_taps *y,
                      int output, uint16_t *restrict out) {
-    int count = y->count[output], width = x->high - x->low;
+    int count = y->count[output];
+    size_t width = (size_t)(x->high - x->low);
     const uint16_t *weights = y->weights + (size_t)output * (size_t)y->most;
     uint16_t start = rounding(count);
     for (int k = 0; k < count; k += 2) {
@@ -31,7 +32,7 @@ RS_INLINE void blend(const struct rs_plane *plane, const struct rs_taps *x, cons
         const uint8_t *restrict a = plane->samples + rs_row(plane, row) + x->low;
         const uint8_t *restrict b = plane->samples + rs_row(plane, row + pair) + x->low;
         uint16_t wa = weights[k], wb = pair ? weights[k + 1] : 0;
-        for (int i = 0; i < width; i++)
+        for (size_t i = 0; i < width; i++)
             out[i] = (uint16_t)((k ? out[i] : start) + times((uint16_t)(a[i] << 8), wa) +
                                 times((uint16_t)(b[i] << 8), wb));
     }
@@ -39,23 +40,24 @@ RS_INLINE void blend(const struct rs_plane *plane, const struct rs_taps *x, cons
 
 /* across[column][band] = bands[band][column], so that the sums along rows vectorise as well. */
 RS_INLINE void interleave(const uint16_t *restrict bands, size_t pitch, uint16_t *restrict across,
-                          int width) {
-    for (int i = 0; i < width; i++)
-        for (int band = 0; band < RS_BATCH; band++)
-            across[i * RS_BATCH + band] = bands[(size_t)band * pitch + (size_t)i];
+                          size_t width) {
+    for (size_t i = 0; i < width; i++)
+        for (size_t band = 0; band < RS_BATCH; band++)
+            across[i * RS_BATCH + band] = bands[band * pitch + i];
 }
 
 /* With `taps` a constant, the inner loop becomes straight code on vectors of all bands. */
-RS_INLINE void sum_taps(const uint16_t *restrict across, const struct rs_taps *x, int taps,
+RS_INLINE void sum_taps(const uint16_t *restrict across, const struct rs_taps *x, size_t taps,
                         uint16_t *restrict out) {
-    uint16_t start = rounding(taps);
-    for (int o = 0; o < x->outputs; o++) {
+    size_t outputs = (size_t)x->outputs, most = (size_t)x->most;
+    uint16_t start = rounding((int)taps);
+    for (size_t o = 0; o < outputs; o++) {
         const uint16_t *restrict from = across + (size_t)(x->first[o] - x->low) * RS_BATCH;
-        const uint16_t *restrict weights = x->weights + (size_t)o * (size_t)x->most;
+        const uint16_t *restrict weights = x->weights + o * most;
 #pragma GCC unroll 1
-        for (int band = 0; band < RS_BATCH; band++) {
+        for (size_t band = 0; band < RS_BATCH; band++) {
             uint16_t sum = start;
-            for (int k = 0; k < taps; k++)
+            for (size_t k = 0; k < taps; k++)
                 sum = (uint16_t)(sum + times(from[k * RS_BATCH + band], weights[k]));
             out[o * RS_BATCH + band] = sum;
         }
@@ -71,28 +73,28 @@ RS_INLINE void sum_across(const uint16_t *restrict across, const struct rs_taps 
     case 4: sum_taps(across, x, 4, out); break;
     case 5: sum_taps(across, x, 5, out); break;
     case 6: sum_taps(across, x, 6, out); break;
-    default: sum_taps(across, x, x->widest, out);
+    default: sum_taps(across, x, (size_t)x->widest, out);
     }
 }
 
 RS_INLINE void deal(const uint16_t *restrict from, uint16_t *restrict bands, size_t pitch,
-                    int width) {
+                    size_t width) {
 #pragma GCC ivdep
-    for (int i = 0; i < width; i++)
-        for (int band = 0; band < RS_BATCH; band++)
-            bands[(size_t)band * pitch + (size_t)i] = from[i * RS_BATCH + band];
+    for (size_t i = 0; i < width; i++)
+        for (size_t band = 0; band < RS_BATCH; band++)
+            bands[band * pitch + i] = from[i * RS_BATCH + band];
 }
 
 RS_VERSIONS
 void rs_resize_batch(const struct rs_plane *plane, const struct rs_taps *x, const struct rs_taps *y,
                      int first, uint16_t *bands, uint16_t *across, size_t pitch) {
-    for (int band = 0; band < RS_BATCH; band++) {
-        int output = first + band < y->outputs ? first + band : y->outputs - 1;
-        blend(plane, x, y, output, bands + (size_t)band * pitch);
+    for (size_t band = 0; band < RS_BATCH; band++) {
+        int output = first + (int)band < y->outputs ? first + (int)band : y->outputs - 1;
+        blend(plane, x, y, output, bands + band * pitch);
     }
-    interleave(bands, pitch, across, x->high - x->low);
+    interleave(bands, pitch, across, (size_t)(x->high - x->low));
     sum_across(across, x, bands);
-    deal(bands, across, pitch, x->outputs);
+    deal(bands, across, pitch, (size_t)x->outputs);
 }
 
 RS_INLINE uint8_t byte(int value) { return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value); }
@@ -105,8 +107,8 @@ RS_INLINE int16_t part(int16_t value, int16_t factor) {
 /* ITU-R BT.601 as JFIF has it: R = Y + 1.402 Cr, G = Y - 0.344136 Cb - 0.714136 Cr,
  * B = Y + 1.772 Cb, in units of 1/64, in which all sums fit into 16 bits. */
 RS_INLINE void store_colours(const uint16_t *restrict y, const uint16_t *restrict cb,
-                             const uint16_t *restrict cr, uint8_t *restrict out, int width) {
-    for (int i = 0; i < width; i++) {
+                             const uint16_t *restrict cr, uint8_t *restrict out, size_t width) {
+    for (size_t i = 0; i < width; i++) {
         int16_t light = (int16_t)(((y[i] + 2) >> 2) + 32);
         int16_t blue = (int16_t)(((cb[i] + 2) >> 2) - 128 * 64);
         int16_t red = (int16_t)(((cr[i] + 2) >> 2) - 128 * 64);
@@ -120,13 +122,13 @@ RS_INLINE void store_colours(const uint16_t *restrict y, const uint16_t *restric
 }
 
 RS_VERSIONS
-void rs_store(uint16_t *const *planes, size_t from, int num_planes, uint8_t *out, int width,
-              int channels) {
+void rs_store(uint16_t *const *planes, size_t from, int num_planes, uint8_t *out, size_t width,
+              size_t channels) {
     const uint16_t *y = planes[0] + from;
     if (num_planes == 3)
         store_colours(y, planes[1] + from, planes[2] + from, out, width);
     else
-        for (int i = 0; i < width; i++)
-            for (int c = 0; c < channels; c++)
+        for (size_t i = 0; i < width; i++)
+            for (size_t c = 0; c < channels; c++)
                 out[i * channels + c] = byte((y[i] + 128) >> 8);
 }
