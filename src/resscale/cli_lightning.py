@@ -25,6 +25,7 @@ from resscale.training.monitor import Monitor
 from resscale.training.precision import build_precision, precision_name
 from resscale.training.preempt import PreemptConfig
 from resscale.training.progress import ProgressDisplay
+from resscale.training.reading import ReadingReport
 from resscale.training.recorder import MetricsTable, Recorder, SampleLog
 from resscale.training.rundir import RunDir
 from resscale.training.strategy import (
@@ -168,7 +169,7 @@ class TrainCli(LightningCLI):
         callbacks = [session.watch, monitor, *own] if fitting else [*own]
         if fitting:
             callbacks += [Recorder(monitor, session.command, session.ckpt_path)]
-            callbacks += [ProgressDisplay(monitor)]
+            callbacks += [ProgressDisplay(monitor), ReadingReport()]
             callbacks += [SampleLog()] if self.config.data.log_sample_ids else []
             ema: EmaConfig = self.config_init.ema
             callbacks += [WeightAverage(ema)] if ema.decay is not None else []

@@ -80,6 +80,8 @@ class Caching:
                     f"{nearest(protocol, _PROTOCOLS)}"
                 )
         self.remote = RemoteOptions(give_up_s=self.give_up_s, storage=self.storage_options or {})
+        # Training reads shards that are no local files: the same on all ranks.
+        self.is_used = False
         self._cache: ShardCache | None = None
         self._worker_counts: list[WorkerCounts] = []
         self._prefetchers: list[Prefetcher] = []
@@ -127,6 +129,7 @@ class Caching:
             workers: how far reading lags behind asking.
             kept_bytes: of the cache that evaluation keeps.
         """
+        self.is_used = samples.store.is_remote(samples.manifest.shard_location(0))
         if not self._serves(samples):
             return None
         assert self.cache is not None

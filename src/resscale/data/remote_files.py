@@ -123,13 +123,17 @@ def _make(protocol: str, options: RemoteOptions) -> Any:
             f"{protocol}:// needs the package {package} ({error}): pip install 'resscale[{extra}]'"
         ) from error
     except TypeError as error:
-        raise UserInputError(
-            f"data.storage_options of {protocol} do not fit: {error}. fsspec's documentation of "
-            f"{_INSTALL[protocol][0]} lists them."
-        ) from error
+        raise _unknown_option(protocol, error) from error
     if protocol == "s3":
         made.retries = 1  # tries are counted and repeated by `remote`, not behind its back
     return made
+
+
+def _unknown_option(protocol: str, error: TypeError) -> UserInputError:
+    return UserInputError(
+        f"data.storage_options of {protocol} do not fit: {error}. The documentation of "
+        f"{_INSTALL[protocol][0]} lists them."
+    )
 
 
 @asynccontextmanager
@@ -211,6 +215,10 @@ async def _open_s3(
 ) -> AsyncIterator[Body]:
     bucket, key, version = system.split_path(url)
     more = {"VersionId": version} if version else {}
+    try:
+        await system.set_session()
+    except TypeError as error:
+        raise _unknown_option("s3", error) from error
     async with asyncio.timeout(options.connect_timeout_s + options.read_timeout_s):
         try:
             answer = await system._call_s3(
@@ -314,9 +322,10 @@ def _translated(error: Exception, url: str, options: RemoteOptions) -> Exception
         return UserInputError(f"{shown(url)} cannot be read: {error}. Correct the address.")
     kind = type(error).__name__
     if "Credentials" in kind:
+        public = "{gs: {token: anon}}" if protocol_of(url) == "gs" else "{s3: {anon: true}}"
         return UserInputError(
             f"{shown(url)} cannot be read: {error}. Give credentials by the environment, or "
-            f"data.storage_options '{{{protocol_of(url)}: {{anon: true}}}}' for public data."
+            f"data.storage_options '{public}' for public data."
         )
     if isinstance(error, (OSError, aiohttp.ClientError)) or _is_boto(error):
         return TryAgainError(f"the connection broke ({kind}{f': {error}' if str(error) else ''})")

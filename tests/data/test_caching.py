@@ -1,0 +1,132 @@
+"""The user's options of caching, and training over a server that fails as over a local disk."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fault_server import FaultServer, serve
+
+from resscale.cli import main
+from resscale.data.caching import Caching
+from resscale.data.digits import digits_splits
+from resscale.data.pack import pack_splits
+from resscale.data.pack_plan import PackOptions
+from resscale.errors import UserInputError
+
+quiet = pytest.mark.filterwarnings(
+    "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
+    r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning",
+)
+CONFIG = """
+model: {model: resnet8_cifar, num_classes: 10, mean: [0.3], std: [0.4]}
+data: {channels: 1, image_size: 8, train_crop: pad, pad: 1, global_batch_size: 32,
+       eval_batch_size: 60, window: 60, log_sample_ids: true}
+trainer: {accelerator: cpu, max_epochs: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train and test of 180 digits each, in shards of 20."""
+    folder = tmp_path_factory.mktemp("digits")
+    options = PackOptions(samples_per_shard=20, limit=180, quality=100)
+    pack_splits(digits_splits(), folder, options, "resscale pack digits")
+    return folder
+
+
+@pytest.fixture
+def server(digits: Path) -> Iterator[FaultServer]:
+    with serve(digits) as running:
+        yield running
+
+
+def fit(root: str, run: Path, *more: str) -> tuple[list[str], list[str]]:
+    """Train; return what was read, and the losses."""
+    config = run.with_suffix(".yaml")
+    config.write_text(CONFIG)
+    split = [f"--data.train={root}/train", f"--data.val={root}/test"]
+    code = main(["fit", f"--config={config}", f"--run_dir={run}", *split, *more])
+    assert code == 0
+    ids = (run / "samples" / "rank-0.jsonl").read_text().splitlines()
+    with (run / "metrics.csv").open() as table:
+        losses = [f"{row['train/loss']} {row['val/loss']}" for row in csv.DictReader(table)]
+    return ids, losses
+
+
+@quiet
+def test_training_over_a_failing_server_is_training_over_a_local_disk(
+    digits: Path, server: FaultServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    local = fit(str(digits), tmp_path / "local", "--data.num_workers=0")
+    bytes_of_shards = sum(path.stat().st_size for path in (digits / "train").glob("*.tar"))
+    server.rates = {"drop": 0.05, "busy": 0.01, "truncate": 0.01, "whole": 0.01}
+    cache = tmp_path / "cache"
+    remote = fit(
+        server.url,
+        tmp_path / "remote",
+        "--data.num_workers=2",
+        f"--data.cache={cache}",
+        f"--data.cache_gb={0.7 * bytes_of_shards / 1e9}",  # less than the data
+    )
+    assert remote == local
+    # 2 epochs of 5 steps of 32 of 180 samples; none twice within an epoch
+    for epoch in (0, 1):
+        lines = [json.loads(line) for line in remote[0] if json.loads(line)["epoch"] == epoch]
+        seen = [number for line in lines for number in line["ids"]]
+        assert len(seen) == len(set(seen)) == 160
+    assert server.faults()
+    held = sum(path.stat().st_size for path in cache.iterdir())
+    assert held <= 0.7 * bytes_of_shards
+    said = capfd.readouterr()
+    assert f"cache {cache}, " in said.out
+    assert "epoch 2: read " in said.err
+    events = (tmp_path / "remote" / "events.jsonl").read_text().splitlines()
+    read = [event for event in map(json.loads, events) if event["event"] == "read"]
+    assert [event["epoch"] for event in read] == [0, 1]
+    assert sum(event["requests"] for event in read) > 0
+    assert all(event["hits"] + event["direct"] >= 160 for event in read)
+
+
+@quiet
+def test_a_second_run_finds_the_shards_of_the_first(
+    digits: Path, server: FaultServer, tmp_path: Path
+) -> None:
+    more = ["--data.num_workers=0", f"--data.cache={tmp_path / 'cache'}", "--data.cache_gb=0.1"]
+    first = fit(server.url, tmp_path / "first", *more)
+    downloads = server.whole_downloads()
+    # 9 shards of either split, each once: all fit, so they stay.
+    assert downloads == sorted(
+        f"/{split}/{split}-00000{n}.tar" for split in ("train", "test") for n in range(9)
+    )
+    assert fit(server.url, tmp_path / "second", *more) == first
+    assert server.whole_downloads() == downloads
+
+
+@pytest.mark.parametrize(
+    ("caching", "said"),
+    [
+        ({"limit_gb": 5.0}, "data.cache_gb says how to use a cache; name its folder: --data.cache"),
+        ({"local_too": True}, "data.cache_local says how to use a cache"),
+        ({"folder": "/c", "limit_gb": 0.0}, "data.cache_gb=0.0 must be above 0 gigabytes"),
+        ({"storage_options": {"s33": {}}}, "has 's33': it must map http, https, s3, gs .*'s3'"),
+        ({"storage_options": {"s3": True}}, "has 's3': it must map"),
+    ],
+)
+def test_options_that_contradict_themselves_are_refused(
+    caching: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UserInputError, match=said):
+        Caching(**caching)  # type: ignore[arg-type]
+
+
+def test_the_cache_takes_half_of_the_free_disk_unless_told(tmp_path: Path) -> None:
+    caching = Caching(folder=str(tmp_path / "cache"))
+    assert caching.cache is not None
+    free = shutil.disk_usage(tmp_path).free
+    assert 0.4 * free < caching.cache.limit_bytes < 0.6 * free  # others write here, too
+    assert Caching().cache is None
