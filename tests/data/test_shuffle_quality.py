@@ -137,7 +137,7 @@ def test_a_good_mix_is_said_in_one_line(manifest: Callable[[np.ndarray], Manifes
     text = describe_shuffle(order("full"), manifest(SHUFFLED))
     assert text is not None
     assert text.startswith("shuffle: full; a batch draws from ")
-    assert " shards, of a full shuffle from 102; " in text  # 4,999 / 49
+    assert " shards, a full shuffle from 102; " in text  # 4,999 / 49
     assert text.endswith("%)")
     assert "\n" not in text
 

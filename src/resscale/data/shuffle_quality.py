@@ -137,7 +137,7 @@ def describe_shuffle(
     how = f"window of {order.window:,}" if order.shuffle == "window" else order.shuffle
     parts = f" in {order.partitions:,} partitions" if order.partitions > 1 else ""
     line = (
-        f"shuffle: {how}{parts}; a batch draws from {_shards_text(quality.shards)} shards, of a "
+        f"shuffle: {how}{parts}; a batch draws from {_shards_text(quality.shards)} shards, a "
         f"full shuffle from {_shards_text(quality.ideal_shards)}"
     )
     if quality.batch is not None:
