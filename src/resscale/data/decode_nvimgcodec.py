@@ -94,8 +94,11 @@ class _Codec:
 
     def decode(self, stream: Any, edges: tuple[int, int, int, int], channels: int) -> Pixels | None:
         left, top, right, bottom = edges
-        part = stream.get_sub_code_stream(0, self.library.Region(top, left, bottom, right))
-        image = self._decoder.decode(part, params=self._params[channels])
+        try:
+            part = stream.get_sub_code_stream(0, self.library.Region(top, left, bottom, right))
+            image = self._decoder.decode(part, params=self._params[channels])
+        except RuntimeError:
+            return None
         if image is None:
             return None
         pixels: Pixels = np.asarray(image)

@@ -40,7 +40,10 @@ class SimpleJpegDecoder:
         """Return uint8 (height, width, channels); None where Pillow should look at it."""
         if not data.startswith(JPEG_START):
             return None
-        from simplejpeg import decode_jpeg, decode_jpeg_header
+        from simplejpeg import (  # type: ignore[import-untyped, unused-ignore]
+            decode_jpeg,
+            decode_jpeg_header,
+        )
 
         try:
             height, width, space, _ = decode_jpeg_header(data)
