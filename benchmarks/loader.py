@@ -201,16 +201,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         for server in servers.values():
             server.close()
-    versions: dict[str, str] = {}
-    for server in servers.values():
-        versions |= server.ready["versions"]
+    versions: dict[str, dict[str, str]] = {}
+    for contender in contenders:
+        if contender.name in servers:
+            found = servers[contender.name].ready["versions"]
+            versions.setdefault(contender.env, {}).update(found)
     if options.json:
         options.json.write_text(json.dumps({"rounds": rounds, "versions": versions}, indent=1))
     print(f"{describe_machine()}; {options.images} images, {options.rounds} rounds\n")
     print(table(contenders, rounds, reasons))
     if held := targets(rounds):
         print(f"\n{held}")
-    print("\n" + ", ".join(f"{name} {version}" for name, version in sorted(versions.items())))
+    for env, found in versions.items():
+        told = ", ".join(f"{name} {version}" for name, version in sorted(found.items()))
+        print(f"\nVersions, {env}: {told}.")
     return 0
 
 

@@ -126,15 +126,18 @@ def webdataset_pil(options: Options) -> Iterable[Any]:
 
 
 def litdata_stream(options: Options) -> Iterable[Any]:
-    """litData's StreamingDataset, its loader, and torchvision's transform on PIL."""
+    """litData's StreamingDataset and loader; it decodes with torchvision, so transforms v2."""
     import litdata
+    from torchvision.transforms import v2
 
-    transform = pil_transform(options.size)
+    transform = v2.Compose(
+        [v2.RandomResizedCrop(options.size, antialias=True), v2.RandomHorizontalFlip()]
+    )
 
     class Photos(litdata.StreamingDataset):  # type: ignore[misc, no-any-unimported]
         def __getitem__(self, index: Any) -> Any:
             sample = super().__getitem__(index)
-            return transform(sample["image"]), sample["label"]
+            return transform(_three_channels(sample["image"])), sample["label"]
 
     return litdata.StreamingDataLoader(  # type: ignore[no-any-return]
         Photos(options.data, shuffle=True, drop_last=False),
@@ -142,6 +145,16 @@ def litdata_stream(options: Options) -> Iterable[Any]:
         num_workers=options.workers,
         persistent_workers=options.workers > 0,
     )
+
+
+def _three_channels(image: Any) -> torch.Tensor:
+    """Return the colour image of what litData gives: a tensor, or PIL where it was no JPEG."""
+    from torchvision.transforms.v2 import functional
+
+    if not isinstance(image, torch.Tensor):
+        image = functional.pil_to_tensor(image.convert("RGB"))
+    # One in a hundred is grey or CMYK: what becomes of its colours costs nothing that counts.
+    return image.expand(3, -1, -1) if len(image) == 1 else image[:3]
 
 
 def streaming_mds(options: Options) -> Iterable[Any]:
