@@ -93,6 +93,18 @@ def test_without_a_shuffle_shared_partitions_are_exact() -> None:
     assert [node.shards for node in plan.nodes] == truth[:, 0].tolist()
 
 
+def test_shards_of_samples_that_are_left_out_are_not_counted() -> None:
+    ones = np.ones(10, np.int64)
+    shuffled = EpochOrder(ones, global_batch_size=8, shuffle="full")  # one step of 8 of 10
+    assert plan_downloads(shuffled, ones, 1).epoch_bytes == pytest.approx(8)
+    in_a_row = EpochOrder(ones, global_batch_size=8, shuffle="none")
+    assert plan_downloads(in_a_row, ones, 1).epoch_bytes == 8
+    # Windows of 4: the first two are taken whole, the third of 2 is left out.
+    windows = EpochOrder(ones, global_batch_size=8, window=4)
+    plan = plan_downloads(windows, ones, 1)
+    assert (plan.epoch_bytes, plan.open_bytes, plan.all_bytes) == (8, 8, 10)
+
+
 def test_one_partition_is_read_by_every_node_and_eight_by_one_each() -> None:
     sizes, shard_bytes = np.full(64, 100), np.full(64, 1000)
 
