@@ -131,9 +131,13 @@ class ShardCache:
                 temporary.unlink(missing_ok=True)
         return raw
 
-    def drop(self, source: CacheSource) -> None:
-        """Forget a file."""
-        (self.folder / source.file_name).unlink(missing_ok=True)
+    def drop(self, source: CacheSource) -> bool:
+        """Take a file out; say whether it was there."""
+        try:
+            (self.folder / source.file_name).unlink()
+        except OSError:
+            return False
+        return True
 
     def fetch(self, source: CacheSource, wait: bool = True) -> Fetched:
         """Download a file into the cache, unless it is there.

@@ -20,6 +20,7 @@ from resscale.errors import DataFormatError, UserInputError
 
 # Indices of so many shards are kept: about 20 bytes a sample, so 160 MB at 1,000 a shard.
 _KEPT_INDICES = 8192
+_LOADED_AT_ONCE = 16
 
 
 class Samples(Protocol):
@@ -57,6 +58,7 @@ class ShardSamples:
         # Those loaded last; an epoch's shards come and go in one order.
         self._indices: OrderedDict[int, ShardIndex] = OrderedDict()
         self._lock = threading.Lock()
+        self._loading = _locks()
 
     def __len__(self) -> int:
         return self.manifest.num_samples
@@ -115,18 +117,26 @@ class ShardSamples:
         # Found without a lock, and never taken out while it is used: several threads read here.
         index = self._indices.get(shard)
         if index is None:
-            index = self._load_index(shard)
-            with self._lock:
-                if len(self._indices) >= _KEPT_INDICES:
-                    self._indices.popitem(last=False)
-                self._indices[shard] = index
+            index = self._index(shard)
         return shard, index, sample - int(self._ends[shard] - len(index))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_indices": OrderedDict(), "_lock": None}
+        return {**self.__dict__, "_indices": OrderedDict(), "_lock": None, "_loading": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        self.__dict__.update(state, _lock=threading.Lock(), _loading=_locks())
+
+    def _index(self, shard: int) -> ShardIndex:
+        # Threads that miss the same index load it once; other indices load beside it.
+        with self._loading[shard % len(self._loading)]:
+            index = self._indices.get(shard)
+            if index is None:
+                index = self._load_index(shard)
+                with self._lock:
+                    if len(self._indices) >= _KEPT_INDICES:
+                        self._indices.popitem(last=False)
+                    self._indices[shard] = index
+        return index
 
     def _load_index(self, shard: int) -> ShardIndex:
         location = self.manifest.index_location(shard)
@@ -134,7 +144,7 @@ class ShardSamples:
         if path is not None:
             index = ShardIndex.load(path)
         else:
-            index = ShardIndex.from_bytes(self._read_index(location, shard), location)
+            index = self._load_remote_index(location, shard)
         if len(index) != self.manifest.shards[shard].samples:
             raise DataFormatError(
                 f"{location} lists {len(index)} samples, the manifest "
@@ -143,9 +153,20 @@ class ShardSamples:
             )
         return index
 
-    def _read_index(self, location: str, shard: int) -> bytes:
+    def _load_remote_index(self, location: str, shard: int) -> ShardIndex:
         # An index belongs to the bytes of its shard: no request is needed to know its version.
-        return self.store.read_small(location, self.manifest.shards[shard].sha256)
+        version = self.manifest.shards[shard].sha256
+        try:
+            return ShardIndex.from_bytes(self.store.read_small(location, version), location)
+        except DataFormatError:
+            if not self.store.forget_small(location, version):
+                raise
+        # What the cache had was torn, as by a power failure.
+        return ShardIndex.from_bytes(self.store.read_small(location, version), location)
+
+
+def _locks() -> list[threading.Lock]:
+    return [threading.Lock() for _ in range(_LOADED_AT_ONCE)]
 
 
 def read_each(samples: Samples, ids: Sequence[int]) -> Iterator[tuple[bytes, int]]:

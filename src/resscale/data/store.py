@@ -115,9 +115,13 @@ class ShardStore:
         if self.cache is None or not version:
             raw = load()
         else:
-            raw = self.cache.small(CacheSource(location, 0, f"small {version}"), load)
+            raw = self.cache.small(_small(location, version), load)
         self._publish()
         return raw
+
+    def forget_small(self, location: str, version: str) -> bool:
+        """Take a small file out of the cache; say whether it was there."""
+        return self.cache is not None and self.cache.drop(_small(location, version))
 
     def is_remote(self, location: str) -> bool:
         """Return whether a location is read otherwise than a local file is."""
@@ -229,6 +233,10 @@ class ShardStore:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
+
+
+def _small(location: str, version: str) -> CacheSource:
+    return CacheSource(location, 0, f"small {version}")
 
 
 class _File:
