@@ -7,6 +7,7 @@ from pathlib import Path
 
 from resscale.data.datamodule import ShardDataModule
 from resscale.data.decoders import describe_decoder, warn_of_other_decoder
+from resscale.data.shuffle_quality import describe_shuffle
 from resscale.models.weights import LoadedWeights
 from resscale.training.classifier import ImageClassifier
 from resscale.training.rundir import RunDir
@@ -35,6 +36,7 @@ def start_lines(
         f"{model.num_parameters:,} parameters{cost}; "
         f"{order.num_samples:,} training samples = {steps}{left}",
         *decoder_lines(data),
+        *shuffle_lines(data, world_size),
     ]
 
 
@@ -43,6 +45,13 @@ def decoder_lines(data: ShardDataModule) -> list[str]:
     now = data.decoder_name
     warning = warn_of_other_decoder(data.decoder_before, now)
     return [f"decoder: {describe_decoder(now)}", *([warning] if warning else [])]
+
+
+def shuffle_lines(data: ShardDataModule, world_size: int) -> list[str]:
+    """Return how well the order mixes the shards, and a warning where it does not."""
+    micro_batch_size = data.plan(world_size).micro_batch_size
+    found = describe_shuffle(data.order(), data.manifest("train"), micro_batch_size)
+    return found.splitlines() if found else []
 
 
 def weights_line(loaded: LoadedWeights) -> str:
