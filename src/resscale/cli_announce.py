@@ -7,6 +7,7 @@ from pathlib import Path
 
 from resscale.data.datamodule import ShardDataModule
 from resscale.data.decoders import describe_decoder, warn_of_other_decoder
+from resscale.data.samples import ShardSamples
 from resscale.data.shuffle_quality import describe_shuffle
 from resscale.models.weights import LoadedWeights
 from resscale.training.classifier import ImageClassifier
@@ -49,6 +50,8 @@ def decoder_lines(data: ShardDataModule) -> list[str]:
 
 def shuffle_lines(data: ShardDataModule, world_size: int) -> list[str]:
     """Return how well the order mixes the shards, and a warning where it does not."""
+    if not isinstance(data.samples("train"), ShardSamples):
+        return []  # a sequential source says its own
     micro_batch_size = data.plan(world_size).micro_batch_size
     found = describe_shuffle(data.order(), data.manifest("train"), micro_batch_size)
     return found.splitlines() if found else []
