@@ -19,6 +19,7 @@ from resscale.data.loader import WorkerOptions
 from resscale.data.order import EpochOrder
 from resscale.data.prefetch import Ahead, Course, FixedCourse, ListCourse, Prefetcher, TrainCourse
 from resscale.data.remote_counts import ReadCounts, WorkerCounts, add_up, counts
+from resscale.data.remote_errors import PROTOCOLS
 from resscale.data.remote_options import RemoteOptions
 from resscale.data.samples import ShardSamples
 from resscale.data.store import ShardStore
@@ -29,7 +30,6 @@ _KEPT_SHARE = 0.25
 _DOWNLOADS_PER_NODE = 8
 # So many steps show which shards a node reads from.
 _LOOKED_AT_STEPS = 50
-_PROTOCOLS = ("http", "https", "s3", "gs")
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ class Caching:
             named = "data.cache_local" if self.local_too else "data.cache_gb"
             raise UserInputError(f"{named} says how to use a cache; name its folder: --data.cache.")
         for protocol, values in (self.storage_options or {}).items():
-            if protocol not in _PROTOCOLS or not isinstance(values, Mapping):
+            if protocol not in PROTOCOLS or not isinstance(values, Mapping):
                 raise UserInputError(
-                    f"data.storage_options has {protocol!r}: it must map {', '.join(_PROTOCOLS)} "
+                    f"data.storage_options has {protocol!r}: it must map {', '.join(PROTOCOLS)} "
                     f"to fsspec's options, as {{s3: {{endpoint_url: http://...}}}}."
-                    f"{nearest(protocol, _PROTOCOLS)}"
+                    f"{nearest(protocol, PROTOCOLS)}"
                 )
         self.remote = RemoteOptions(give_up_s=self.give_up_s, storage=self.storage_options or {})
         # Training reads shards that are no local files: the same on all ranks.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+_AHEAD = 4
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -33,7 +34,8 @@ class ReadAhead:
             future: Future[Result] = Future()
             self._work.put((future, lambda item=item: function(item)))  # type: ignore[misc]
             under_way.append(future)
-            if len(under_way) > self.num_threads:
+            # More than threads: while the first one waits for another try, the others go on.
+            if len(under_way) > _AHEAD * self.num_threads:
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()

@@ -17,13 +17,8 @@ from typing import Any, TypeVar
 
 from resscale.data.locations import local_path, name_of
 from resscale.data.remote_counts import count, counted_time
-from resscale.data.remote_files import (
-    FILE_SYSTEMS,
-    TryAgainError,
-    list_folder,
-    open_range,
-    protocol_of,
-)
+from resscale.data.remote_errors import TryAgainError, protocol_of
+from resscale.data.remote_files import FILE_SYSTEMS, list_folder, open_range
 from resscale.data.remote_options import RemoteOptions, draw_wait, shown
 from resscale.errors import DataFormatError, RemoteError
 

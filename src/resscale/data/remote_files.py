@@ -14,21 +14,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from resscale.data.remote_errors import (
+    TryAgainError,
+    check_status,
+    protocol_of,
+    status_of,
+    translated,
+)
 from resscale.data.remote_options import RemoteOptions, shown
-from resscale.errors import DataFormatError, UserInputError, nearest
+from resscale.errors import UserInputError
 
 _INSTALL = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "http": ("aiohttp", "http")}
-_PROTOCOLS = ("http", "https", "s3", "gs")
 _CHUNK_BYTES = 1 << 18
-_AGAIN_STATUS = (408, 425, 429, 500, 502, 503, 504)
-
-
-class TryAgainError(Exception):
-    """A request went wrong in a way that another one may mend; `after_s`: the server's wish."""
-
-    def __init__(self, reason: str, after_s: float = 0.0) -> None:
-        super().__init__(reason)
-        self.after_s = after_s
 
 
 @dataclass
@@ -48,22 +45,6 @@ class Body:
     tag: str
     ranges: bool
     chunks: Callable[[], AsyncIterator[bytes]]
-
-
-def protocol_of(url: str) -> str:
-    """Return the protocol of an address: "http", "https", "s3" or "gs".
-
-    Raises:
-        UserInputError: another one, or none.
-    """
-    protocol = url.partition(":")[0].lower()
-    if protocol not in _PROTOCOLS or "://" not in url:
-        raise UserInputError(
-            f"{shown(url)} is no address that shards are read from: it must begin with "
-            f"{', '.join(f'{name}://' for name in _PROTOCOLS)} or be a local path."
-            f"{nearest(protocol, _PROTOCOLS)}"
-        )
-    return protocol
 
 
 class FileSystems:
@@ -154,7 +135,7 @@ async def open_range(
     except (TryAgainError, UserInputError):
         raise
     except Exception as error:
-        meant = _translated(error, url, options)
+        meant = translated(error, url, options)
         if meant is error:
             raise
         raise meant from error
@@ -180,7 +161,7 @@ async def _open_http(
     async with asyncio.timeout(options.connect_timeout_s) as opening:
         async with session.get(where, headers=headers, timeout=timeout, **keywords) as answer:
             opening.reschedule(None)
-            _check_status(answer.status, answer.headers, url)
+            check_status(answer.status, answer.headers, url)
             if answer.headers.get("Content-Encoding", "identity") != "identity":
                 raise UserInputError(
                     f"{shown(url)} comes compressed ({answer.headers['Content-Encoding']}), so its "
@@ -225,7 +206,7 @@ async def _open_s3(
                 "get_object", Bucket=bucket, Key=key, Range=_range(start, stop), **more
             )
         except OSError as error:
-            if _status_of(error) != 416:
+            if status_of(error) != 416:
                 raise
             # No such bytes, as in an empty file.
             facts = await system._call_s3("head_object", Bucket=bucket, Key=key, **more)
@@ -279,73 +260,6 @@ def _content_range(value: str) -> tuple[int, int]:
     return int(first) if first.isdigit() else 0, int(size)
 
 
-def _check_status(status: int, headers: Any, url: str) -> None:
-    if status in (200, 206) or (status == 416 and headers.get("Content-Range")):
-        return
-    if status in _AGAIN_STATUS:
-        asked = headers.get("Retry-After", "")
-        raise TryAgainError(f"the server said {status}", float(asked) if asked.isdigit() else 0.0)
-    raise _refusal(status, url)
-
-
-def _refusal(status: int, url: str) -> DataFormatError:
-    if status in (404, 410):
-        return DataFormatError(
-            f"{shown(url)} does not exist (the server said {status}); correct the address."
-        )
-    if status in (401, 403):
-        remedy = "Some servers say so of what does not exist, too: check address and credentials"
-        if protocol_of(url) != "http":
-            remedy += f" (data.storage_options.{protocol_of(url)}, or the environment)"
-        return DataFormatError(
-            f"{shown(url)} may not be read (the server said {status}). {remedy}."
-        )
-    return DataFormatError(f"{shown(url)} cannot be read: the server said {status}.")
-
-
-def _translated(error: Exception, url: str, options: RemoteOptions) -> Exception:
-    """Return what an error of the libraries means; errors of programming stay what they are."""
-    import aiohttp
-
-    if isinstance(error, TimeoutError):
-        return TryAgainError(f"no byte came for {options.read_timeout_s:g} seconds")
-    status = _status_of(error)
-    if status in _AGAIN_STATUS:
-        return TryAgainError(f"the server said {status}")
-    if status is not None and status >= 400:
-        return _refusal(status, url)
-    if isinstance(error, FileNotFoundError):
-        return _refusal(404, url)
-    if isinstance(error, PermissionError):
-        return _refusal(403, url)
-    if isinstance(error, (aiohttp.InvalidURL, aiohttp.ClientConnectorCertificateError)):
-        return UserInputError(f"{shown(url)} cannot be read: {error}. Correct the address.")
-    kind = type(error).__name__
-    if "Credentials" in kind:
-        public = "{gs: {token: anon}}" if protocol_of(url) == "gs" else "{s3: {anon: true}}"
-        return UserInputError(
-            f"{shown(url)} cannot be read: {error}. Give credentials by the environment, or "
-            f"data.storage_options '{public}' for public data."
-        )
-    if isinstance(error, (OSError, aiohttp.ClientError)) or _is_boto(error):
-        return TryAgainError(f"the connection broke ({kind}{f': {error}' if str(error) else ''})")
-    return error
-
-
-def _status_of(error: Exception) -> int | None:
-    """Return the HTTP status that an error of aiohttp, gcsfs or (as its cause) botocore tells."""
-    for each in (error, error.__cause__):
-        response = getattr(each, "response", None)
-        if isinstance(response, dict) and "ResponseMetadata" in response:
-            return int(response["ResponseMetadata"].get("HTTPStatusCode", 0)) or None
-    status = getattr(error, "status", None) or getattr(error, "code", None)
-    return status if isinstance(status, int) else None
-
-
-def _is_boto(error: Exception) -> bool:
-    return type(error).__module__.partition(".")[0] in ("botocore", "aiobotocore")
-
-
 async def list_folder(system: Any, url: str, options: RemoteOptions) -> list[dict[str, Any]]:
     """Return fsspec's entries of a folder, in one try.
 
@@ -359,4 +273,4 @@ async def list_folder(system: Any, url: str, options: RemoteOptions) -> list[dic
             entries: list[dict[str, Any]] = await system._ls(url, detail=True, **more)
             return entries
     except Exception as error:
-        raise _translated(error, url, options) from error
+        raise translated(error, url, options) from error

@@ -30,7 +30,7 @@ class RemoteOptions:
     connect_timeout_s: float = 20.0
     read_timeout_s: float = 30.0
     give_up_s: float = 300.0
-    first_wait_s: float = 0.5
+    first_wait_s: float = 0.1
     most_wait_s: float = 30.0
     storage: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

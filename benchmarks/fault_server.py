@@ -77,6 +77,7 @@ class FaultServer:
         return ""
 
     def note(self, asked: Asked) -> None:
+        """Remember a request."""
         with self.lock:
             self.asked.append(asked)
 
