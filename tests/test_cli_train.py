@@ -357,13 +357,15 @@ def test_an_empty_folder_holds_no_shards(refuse: Refuse, tmp_path: Path) -> None
 
 
 def test_shards_without_a_manifest_are_looked_through(
-    refuse: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RESSCALE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "a.tar").touch()
-    said = refuse("--data.train", "foreign")
-    assert "foreign/a.tar is truncated or not an uncompressed tar (empty file;" in said
+    assert main(["fit", "--config", config, "--data.train", str(tmp_path / "foreign")]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert "/foreign have no manifest.json: " in first
+    assert "foreign/a.tar is truncated or not an uncompressed tar (empty file;" in second
 
 
 def test_a_truncated_shard_is_found_before_training(refuse: Refuse, tmp_path: Path) -> None:
