@@ -83,3 +83,8 @@ def test_the_loops_become_vectors_under_the_flags_of_python(tmp_path: Path) -> N
     assert "for (size_t band = 0; band < RS_BATCH; band++) {" in loops  # the sums along rows
     assert "for (size_t i = 0; i < width; i++)" in loops  # the sums of rows
     assert "for (size_t i = 0; i < width; i++) {" in loops  # the colours
+
+
+def test_the_native_code_stays_small() -> None:
+    sources = [*(ROOT / "src/resscale/_native").glob("*.[ch]")]
+    assert sum(len(source.read_text().splitlines()) for source in sources) < 700
