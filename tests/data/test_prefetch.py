@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import os
 import threading
@@ -172,6 +173,25 @@ def test_what_another_process_did_not_finish_is_taken_over(
     os.close(holder)  # it was killed
     until(lambda: there(samples, cache) == [0, 1])
     prefetcher.close(wait_s=60)
+
+
+def test_shards_without_a_checksum_are_known_by_their_version(
+    remote_samples: tuple[FaultServer, ShardSamples, ShardCache],
+) -> None:
+    server, samples, cache = remote_samples
+    rows = [dataclasses.replace(row, sha256="") for row in samples.manifest.shards]
+    unknown = ShardSamples(Manifest((), tuple(rows), (), root=server.url), samples.store)
+    assert unknown.known_source(0) is None
+    prefetcher = Prefetcher(unknown, cache, Ahead(Listed([0, 1]), sizes(samples), 3000, 9), 2)
+    prefetcher.at(0)
+    until(lambda: len(server.whole_downloads()) == 2 and len(leased_keys(cache.folder)) == 2)
+    etag = (server.folder / "1.tar").stat()
+    known = unknown.known_source(1)
+    assert known is not None
+    assert known.version == f"{etag.st_mtime_ns:x}-{etag.st_size:x}"
+    until(lambda: cache.has(known))
+    prefetcher.close(wait_s=60)
+    assert sorted(each.path for each in server.asked if each.stop == 1) == ["/0.tar", "/1.tar"]
 
 
 def test_a_wrong_shard_ends_the_run_with_its_error(

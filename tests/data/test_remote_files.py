@@ -80,6 +80,16 @@ def test_objects_are_read_by_range_and_whole(s3_url: str, bucket: Any) -> None:
     assert remote.list_names("s3://bucket/x", options) == ["a.tar", "empty"]
 
 
+def test_fsspecs_own_configuration_is_taken(
+    s3_url: str, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec
+
+    monkeypatch.setitem(fsspec.config.conf, "s3", dict(of_server(s3_url).storage["s3"]))
+    options = RemoteOptions(**QUICK, most_wait_s=7.5)  # file systems are kept by their options
+    assert remote.stat("s3://bucket/x/a.tar", options).size == 1_004_000
+
+
 def test_an_object_that_changes_is_noticed(s3_url: str, bucket: Any) -> None:
     options, url = of_server(s3_url), "s3://bucket/x/changing"
     bucket.pipe("bucket/x/changing", b"before")

@@ -31,6 +31,8 @@ from resscale.errors import DataFormatError
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _CHUNK_BYTES = 1 << 20
 _POLL_S = 0.05
+_SMALL = ".small"
+_STALE_S = 3600.0
 # What a full or broken disk was is asked again after this.
 _OFF_S = 60.0
 
@@ -65,6 +67,8 @@ class ShardCache:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             self._switch_off(error, float("inf"))
+        else:
+            self._remove_stale()
         self._host = host_for_parts(folder)
         if self._host:
             self._say(
@@ -122,7 +126,7 @@ class ShardCache:
             return path.read_bytes()
         except OSError:
             raw = load()
-        temporary = self.folder / f".{uuid.uuid4().hex}"
+        temporary = self.folder / f".{uuid.uuid4().hex}{_SMALL}"
         try:
             temporary.write_bytes(raw)
             temporary.replace(path)
@@ -249,6 +253,13 @@ class ShardCache:
         """Make room on a full disk; say whether another try is worth it."""
         missing = source.size - file.seek(0, os.SEEK_END)
         return make_room(self.folder, self.limit_bytes, source.key, missing)
+
+    def _remove_stale(self) -> None:
+        """Remove small files that processes killed in the middle have left, an hour ago."""
+        for left in self.folder.glob(f".*{_SMALL}"):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > _STALE_S:
+                    left.unlink()
 
     def _touch(self, path: Path) -> None:
         with suppress(OSError):  # gone just now, or another user's: it only seems older

@@ -190,7 +190,7 @@ class Prefetcher:
         self._num_threads = num_threads
         self._position = 0
         self._planned = -1
-        self._needed: dict[int, CacheSource] = {}
+        self._needed: dict[int, CacheSource | None] = {}  # None: its version is still unknown
         self._done: set[int] = set()  # there, on their way, or another process's work
         self._busy: set[int] = set()  # of these, the last kind
         self._again_at = 0.0
@@ -234,16 +234,16 @@ class Prefetcher:
     def _work(self) -> None:
         try:
             while not self._closed:
-                chosen = self._choose()
-                if chosen is None:
+                shard = self._choose()
+                if shard is None:
                     self._wake.wait(_IDLE_S)
                     self._wake.clear()
                 else:
-                    self._download(*chosen)
+                    self._download(shard)
         except BaseException as error:
             self._error = error
 
-    def _choose(self) -> tuple[int, CacheSource] | None:
+    def _choose(self) -> int | None:
         """Return the next shard to download, None where there is nothing to do now."""
         with self._lock:
             position = self._position
@@ -253,12 +253,12 @@ class Prefetcher:
                     self._renew()
             if time.monotonic() < self._again_at or not self._cache.is_on:
                 return None
-            for shard, source in self._needed.items():
+            for shard in self._needed:
                 if shard not in self._done:
                     self._done.add(shard)
-                    return shard, source
+                    return shard
             # Others were at them a moment ago: they have finished by now, or have been killed.
-            self._done -= {s for s in self._busy if not self._cache.has(self._needed[s])}
+            self._done -= {n for n in self._busy if not self._has(self._needed[n])}
             self._busy.clear()
             return None
 
@@ -266,15 +266,28 @@ class Prefetcher:
         """Take over what is needed now, and tell the node's other processes."""
         shards = self._ahead.shards()
         known = self._needed
-        self._needed = {n: known[n] if n in known else self._samples.source(n) for n in shards}
+        self._needed = {n: known.get(n) or self._samples.known_source(n) for n in shards}
         self._done &= self._needed.keys()
         self._busy &= self._needed.keys()
+        self._publish()
+
+    def _publish(self) -> None:
         with suppress(OSError):  # a cache that cannot be written needs no lease
             if self._lease is None:
                 self._lease = Lease(self._cache.folder)
-            self._lease.publish(source.key for source in self._needed.values())
+            self._lease.publish(source.key for source in self._needed.values() if source)
 
-    def _download(self, shard: int, source: CacheSource) -> None:
+    def _has(self, source: CacheSource | None) -> bool:
+        return source is not None and self._cache.has(source)
+
+    def _download(self, shard: int) -> None:
+        source = self._samples.known_source(shard)
+        if source is None:
+            source = self._samples.source(shard)  # asks the server for its version
+            with self._lock:
+                if shard in self._needed:
+                    self._needed[shard] = source
+                    self._publish()
         fetched = self._cache.fetch(source, wait=False)
         with self._lock:
             if fetched is Fetched.BUSY and shard in self._needed:

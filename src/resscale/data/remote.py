@@ -23,10 +23,12 @@ from resscale.data.remote_options import RemoteOptions, draw_wait, shown
 from resscale.errors import DataFormatError, RemoteError
 
 _SAY_AFTER_S = 10.0
+_SAY_EVERY_S = 30.0
 _COPIED_BYTES = 1 << 20
 T = TypeVar("T")
 _default = RemoteOptions()
 _whole_only: set[str] = set()
+_said_at = float("-inf")
 
 
 class RemoteChangedError(DataFormatError):
@@ -216,7 +218,7 @@ class _Transfer:
         """Try until it is done, or until no byte has come for `give_up_s`."""
         protocol_of(self.url)
         failed, before = 0, self.position
-        since, said = time.monotonic(), False
+        since = time.monotonic()
         with counted_time():
             while True:
                 try:
@@ -229,8 +231,7 @@ class _Transfer:
                     pause = draw_wait(failed, self._options, error.after_s)
                     if waited + pause > self._options.give_up_s:
                         raise self._given_up(failed, waited, error) from error
-                    if waited + pause > _SAY_AFTER_S and not said:
-                        said = True
+                    if waited + pause > _SAY_AFTER_S:
                         self._say(f"{error}; trying again, {self._options.give_up_s:g} s at most")
                     count(retries=1)
                     time.sleep(pause)
@@ -299,6 +300,11 @@ class _Transfer:
         )
 
     def _say(self, text: str) -> None:
+        """Say something, not more than twice a minute: many reads wait for the same server."""
+        global _said_at
+        if time.monotonic() - _said_at < _SAY_EVERY_S:
+            return
+        _said_at = time.monotonic()
         print(f"resscale: {shown(self.url)}: {text}", file=sys.stderr, flush=True)
 
 

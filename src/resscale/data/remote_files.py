@@ -83,7 +83,8 @@ FILE_SYSTEMS = FileSystems()
 def _make(protocol: str, options: RemoteOptions) -> Any:
     import fsspec
 
-    chosen = dict(options.storage.get(protocol, {}))
+    # What is added below must not hide fsspec's own configuration.
+    chosen = {**fsspec.config.conf.get(protocol, {}), **options.storage.get(protocol, {})}
     if protocol == "http":
         chosen.update(options.storage.get("https", {}))
         # Proxies of the environment (HTTPS_PROXY, NO_PROXY), which compute nodes often need.

@@ -89,6 +89,13 @@ class ShardSamples:
             self.manifest.shard_location(shard), int(table.bytes[shard]), sha256
         )
 
+    def known_source(self, shard: int) -> CacheSource | None:
+        """Return the same if no server need be asked for it, else None."""
+        table = self.manifest.table
+        location = self.manifest.shard_location(shard)
+        known = table.sha256[shard] or self.store.knows_version(location)
+        return self.source(shard) if known else None
+
     def shards_of(self, ids: Int64) -> Int64:
         """Return the numbers of the shards that some ids lie in: int64 (n,)."""
         return np.searchsorted(self._ends, ids, side="right").astype(np.int64)

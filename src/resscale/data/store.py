@@ -17,6 +17,8 @@ from resscale.data.remote_counts import WorkerCounts, count
 from resscale.data.remote_options import RemoteOptions
 from resscale.errors import DataFormatError
 
+_KEPT_VERSIONS = 100_000
+
 
 class ShardStore:
     """Random access to shards by location, with a bounded number of open files.
@@ -95,8 +97,15 @@ class ShardStore:
                     f"{location} has {about.size} bytes, its manifest says {size}: "
                     f"truncated or changed."
                 )
+            if len(self._versions) >= _KEPT_VERSIONS:
+                self._versions.clear()
             self._versions[location] = about.tag
+            return CacheSource(location, size, about.tag)
         return CacheSource(location, size, self._versions[location])
+
+    def knows_version(self, location: str) -> bool:
+        """Return whether `source` need not ask the server."""
+        return location in self._versions
 
     def read_small(self, location: str, version: str) -> bytes:
         """Return a whole small file on a server, as an offset index is.
