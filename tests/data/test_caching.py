@@ -5,17 +5,26 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fault_server import FaultServer, serve
 
 from resscale.cli import main
-from resscale.data.caching import Caching
+from resscale.data.batching import plan_batches
+from resscale.data.cache_lease import leased_keys
+from resscale.data.caching import Caching, RankPlace
+from resscale.data.dataset import BatchRequest
 from resscale.data.digits import digits_splits
+from resscale.data.loader import WorkerOptions
+from resscale.data.manifest import Manifest
+from resscale.data.order import EpochOrder
 from resscale.data.pack import pack_splits
 from resscale.data.pack_plan import PackOptions
+from resscale.data.samples import ShardSamples
 from resscale.errors import UserInputError
 
 quiet = pytest.mark.filterwarnings(
@@ -97,6 +106,7 @@ def test_a_second_run_finds_the_shards_of_the_first(
     digits: Path, server: FaultServer, tmp_path: Path
 ) -> None:
     more = ["--data.num_workers=0", f"--data.cache={tmp_path / 'cache'}", "--data.cache_gb=0.1"]
+    more += ["--trainer.max_epochs=1"]
     first = fit(server.url, tmp_path / "first", *more)
     downloads = server.whole_downloads()
     # 9 shards of either split, each once: all fit, so they stay.
@@ -130,3 +140,85 @@ def test_the_cache_takes_half_of_the_free_disk_unless_told(tmp_path: Path) -> No
     free = shutil.disk_usage(tmp_path).free
     assert 0.4 * free < caching.cache.limit_bytes < 0.6 * free  # others write here, too
     assert Caching().cache is None
+
+
+def samples_of(server: FaultServer, caching: Caching, split: str) -> ShardSamples:
+    return ShardSamples(Manifest.load(f"{server.url}/{split}"), caching.store(0))
+
+
+def cached(caching: Caching) -> set[str]:
+    assert caching.cache is not None
+    return {path.name for path in caching.cache.folder.glob("*.tar")}
+
+
+def test_a_full_shuffle_keeps_the_same_shards_all_the_time(
+    server: FaultServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caching = Caching(str(tmp_path / "cache"), limit_gb=300_000 / 1e9)
+    samples = samples_of(server, caching, "train")
+    sizes = samples.manifest.table.bytes
+    order = EpochOrder([20] * 9, global_batch_size=32, shuffle="full")
+    tell = caching.follow_training(
+        samples, order, plan_batches(32, None, 1), RankPlace(), 5, WorkerOptions()
+    )
+    assert tell is not None
+    assert "a part of the shards is kept" in capsys.readouterr().out
+    # The first ones, as many as have 0.9 × 300,000 bytes.
+    fitting = int((sizes.cumsum() <= 270_000).sum())
+    assert 1 <= fitting < 9
+    expected = {samples.source(n).file_name for n in range(fitting)}
+    for epoch, step in ((0, 0), (0, 4), (1, 0), (7, 3)):
+        tell(epoch, step)
+        while cached(caching) != expected:
+            time.sleep(0.01)
+    caching.close()
+    assert len(server.whole_downloads()) == fitting
+
+
+def test_evaluation_shards_stay_where_they_take_a_quarter_at_most(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    requests = [BatchRequest(np.arange(n, n + 60)) for n in (0, 60, 120)]
+    for limit_gb, stay in ((0.1, True), (0.0009, False)):
+        caching = Caching(str(tmp_path / f"{limit_gb}"), limit_gb=limit_gb)
+        samples = samples_of(server, caching, "test")
+        kept = caching.kept_bytes(samples, RankPlace())
+        assert kept == (samples.manifest.num_bytes if stay else 0)
+        followed = caching.follow_evaluation(samples, requests, RankPlace())
+        assert [request.ids[0] for request in followed] == [0, 60, 120]
+        assert caching.cache is not None
+        if stay:
+            while len(cached(caching)) < 9:
+                time.sleep(0.01)
+            assert leased_keys(caching.cache.folder) == {samples.source(n).key for n in range(9)}
+        else:
+            while leased_keys(caching.cache.folder):  # behind its end it needs nothing
+                time.sleep(0.01)
+        caching.close()
+
+
+def test_local_shards_are_left_alone_unless_asked_for(digits: Path, tmp_path: Path) -> None:
+    order = EpochOrder([20] * 9, global_batch_size=32)
+    for local_too in (False, True):
+        caching = Caching(str(tmp_path / "cache"), limit_gb=0.1, local_too=local_too)
+        samples = ShardSamples(Manifest.load(digits / "train"), caching.store(0))
+        tell = caching.follow_training(
+            samples, order, plan_batches(32, None, 1), RankPlace(), 5, WorkerOptions()
+        )
+        assert (tell is not None) == caching.is_used == local_too
+    assert tell is not None
+    tell(0, 0)
+    while len(cached(caching)) < 9:
+        time.sleep(0.01)
+    caching.close()
+
+
+def test_without_a_cache_nothing_is_followed(server: FaultServer) -> None:
+    caching = Caching()
+    samples = samples_of(server, caching, "train")
+    order = EpochOrder([20] * 9, global_batch_size=32)
+    plan = plan_batches(32, None, 1)
+    assert caching.follow_training(samples, order, plan, RankPlace(), 5, WorkerOptions()) is None
+    assert caching.is_used  # what is read is said all the same
+    requests = [BatchRequest(np.arange(5))]
+    assert caching.follow_evaluation(samples, requests, RankPlace()) is requests
