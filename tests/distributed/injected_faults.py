@@ -9,7 +9,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from resscale.data.dataset import Batch, BatchRequest, ShardDataset
+from resscale.data.buffers import PixelBuffers
+from resscale.data.dataset import BatchRequest, OpenBatch, ShardDataset
 
 
 class Fault(Callback):
@@ -53,7 +54,16 @@ class Fault(Callback):
 class StuckDataset(ShardDataset):
     """Reads some batches and then hangs, as a network file system does."""
 
-    def read_batch(self, request: BatchRequest) -> Batch:
-        if request.step == 3:
+    def open_batch(
+        self, request: BatchRequest, buffers: PixelBuffers | None = None
+    ) -> StuckBatch:
+        return StuckBatch(self, request, buffers)
+
+
+class StuckBatch(OpenBatch):
+    """Hangs in a later step, in whatever process or thread reads it."""
+
+    def read(self, start: int, stop: int) -> None:
+        if self._request.step == 3:
             time.sleep(600)  # the injected hang
-        return super().read_batch(request)
+        super().read(start, stop)

@@ -25,6 +25,7 @@ from resscale.data.loader import EvaluationLoader, StartMethod, TrainLoader, Wor
 from resscale.data.manifest import Manifest
 from resscale.data.open_shards import names_shards, open_split
 from resscale.data.order import DEFAULT_WINDOW, EpochOrder, Shuffle
+from resscale.data.reader_choice import WorkerChoice, choose_worker_kind
 from resscale.data.remote import set_default
 from resscale.data.samples import FileSamples, Samples, ShardSamples, find_images
 from resscale.data.sequential import PROMISE, SequentialSamples, StreamPlace, is_sequential
@@ -61,7 +62,8 @@ class ShardDataModule(LightningDataModule):
         window: samples per shuffle window.
         partitions: runs of shards that nodes keep to; see `EpochOrder`.
         seed: names the order and the augmentation.
-        num_workers: reading processes per rank. None: the rank's share of the CPU cores less one.
+        num_workers: readers per rank. None: the rank's share of the CPU cores less one.
+        worker_kind: readers are "processes" or "threads"; "auto": threads for the native decoder.
         start_method: how reading processes start.
         max_bad_fraction: share of damaged samples past which training ends with exit code 70.
         log_sample_ids: write the ids of each consumed batch to `<run_dir>/samples/`.
@@ -99,6 +101,7 @@ class ShardDataModule(LightningDataModule):
         partitions: int = 1,
         seed: int = 0,
         num_workers: int | None = None,
+        worker_kind: WorkerChoice = "auto",
         start_method: StartMethod = "forkserver",
         max_bad_fraction: float = 0.001,
         log_sample_ids: bool = False,
@@ -132,6 +135,7 @@ class ShardDataModule(LightningDataModule):
         self.partitions = partitions
         self.seed = seed
         self.num_workers = num_workers
+        self.worker_kind = worker_kind
         self.start_method: StartMethod = start_method
         self.max_bad_fraction = max_bad_fraction
         self.log_sample_ids = log_sample_ids
@@ -196,6 +200,18 @@ class ShardDataModule(LightningDataModule):
         """
         return build_decoder(self.decoder_name, self.channels)
 
+    def worker_options(self, num_workers: int, *, on_gpu: bool) -> WorkerOptions:
+        """Return how batches are read.
+
+        Args:
+            num_workers: readers of this rank.
+            on_gpu: batches go to a GPU.
+        """
+        kind = choose_worker_kind(
+            self.worker_kind, self.decoder_name, is_sequential=self._is_sequential
+        )
+        return WorkerOptions(num_workers, self.start_method, pin_memory=on_gpu, kind=kind)
+
     def order(self) -> EpochOrder:
         """Return the training order of epoch 0.
 
@@ -237,6 +253,7 @@ class ShardDataModule(LightningDataModule):
             UserInputError: the first fault found.
         """
         choose_decoder(self.decoder)
+        self._workers()
         self._num_classes = num_classes
         for split in splits:
             if split == "predict":
@@ -374,7 +391,7 @@ class ShardDataModule(LightningDataModule):
         local_ranks = self.trainer.num_devices if self.trainer is not None else 1
         share = self.cpus_per_rank or len(os.sched_getaffinity(0)) // max(1, local_ranks)
         workers = max(0, share - 1) if self.num_workers is None else self.num_workers
-        return WorkerOptions(workers, self.start_method, pin_memory=on_gpu)
+        return self.worker_options(workers, on_gpu=on_gpu)
 
 
 def _check_counts(**values: int | None) -> None:

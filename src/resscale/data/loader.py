@@ -21,12 +21,12 @@ from torch.utils.data import DataLoader, Dataset
 from resscale.data.batching import BatchPlan
 from resscale.data.dataset import Batch, BatchRequest, ShardDataset
 from resscale.data.order import EpochOrder
+from resscale.data.reader_choice import WorkerKind
 from resscale.data.thread_reader import ThreadReader
 from resscale.data.worker_stacks import offer_stack
 from resscale.errors import ResscaleError
 
 StartMethod = Literal["fork", "forkserver", "spawn"]
-WorkerKind = Literal["processes", "threads"]
 _Loader = DataLoader[Batch | ResscaleError] | ThreadReader
 
 

@@ -27,7 +27,13 @@ def prepared() -> Prepared:
 
 def test_batches_are_as_large_as_their_pixels(prepared: Prepared) -> None:
     # 8 images of 8 × 8 pixels, one byte each; 4 are waiting for each worker.
+    prepared.data.worker_kind = "processes"
     assert prepared.batches(Placement(2, 4), 3) == Batches(4, 3, 4, 8 * 64, 8)
+
+
+def test_threads_need_no_shared_memory(prepared: Prepared) -> None:
+    prepared.data.worker_kind = "threads"
+    assert prepared.batches(Placement(2, 4), 3) == Batches(4, 0, 4, 8 * 64, 8)
 
 
 def test_a_batch_that_does_not_divide_needs_no_memory(prepared: Prepared) -> None:

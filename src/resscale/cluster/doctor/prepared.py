@@ -13,7 +13,6 @@ from resscale.cluster.doctor.placement import Placement
 from resscale.cluster.doctor.rates import Images
 from resscale.data.batching import plan_batches
 from resscale.data.datamodule import ShardDataModule
-from resscale.data.loader import WorkerOptions
 from resscale.errors import UserInputError
 from resscale.training.checkpoint_space import expected_bytes
 from resscale.training.classifier import ImageClassifier
@@ -72,10 +71,12 @@ class Prepared:
         except UserInputError:
             return None
         image = data.channels * data.train_crop.size**2
+        options = data.worker_options(num_workers, on_gpu=False)
         return Batches(
             placement.per_node,
-            num_workers,
-            WorkerOptions().prefetch_factor,
+            # Threads hand over what they have read as it is.
+            num_workers if options.kind == "processes" else 0,
+            options.prefetch_factor,
             plan.micro_batch_size * image,
             placement.world_size,
         )

@@ -13,7 +13,7 @@ import torch
 
 from resscale.data.datamodule import ShardDataModule
 from resscale.data.dataset import Batch, ShardDataset
-from resscale.data.loader import TrainLoader, WorkerOptions, kill_workers
+from resscale.data.loader import TrainLoader, kill_workers
 from resscale.errors import ResscaleError
 from resscale.training.classifier import ImageClassifier
 from resscale.training.optim import build_optimizer
@@ -56,7 +56,7 @@ def build_probe_loader(data: ShardDataModule, share: Share, *, on_gpu: bool) -> 
         flip=data.flip,
         replace_bad=True,
     )
-    options = WorkerOptions(share.num_workers, data.start_method, pin_memory=on_gpu)
+    options = data.worker_options(share.num_workers, on_gpu=on_gpu)
     return TrainLoader(dataset, data.order(), data.plan(share.world_size), share.rank, options)
 
 
