@@ -9,7 +9,14 @@ import pytest
 import sklearn.datasets
 from PIL import Image
 
-from resscale.data.pack_images import BadSample, ImageRules, encode_pixels, format_of, prepare_image
+from resscale.data.pack_images import (
+    BadSample,
+    ImageRules,
+    encode_pixels,
+    format_of,
+    is_whole_jpeg,
+    prepare_image,
+)
 
 FULL = ImageRules()
 PHOTO = Path(sklearn.datasets.__file__).parent / "images" / "china.jpg"  # 640 x 427 pixels
@@ -99,12 +106,47 @@ def test_quality_changes_what_is_encoded_anew() -> None:
     assert len(small) < len(large)
 
 
+@pytest.mark.parametrize("rules", [FULL, ImageRules(check="header"), ImageRules("header", 600)])
 @pytest.mark.parametrize("cut", [2, 40, 1000, 100_000])
-def test_truncated_jpeg_is_found_by_decoding_only(cut: int) -> None:
+def test_truncated_jpeg_is_found_unless_it_is_trusted(cut: int, rules: ImageRules) -> None:
     raw = PHOTO.read_bytes()[:-cut]
     with pytest.raises(BadSample, match="image file is truncated"):
-        prepare_image(raw, FULL)
-    assert prepare_image(raw, ImageRules(check="header")) == ("jpg", raw)
+        prepare_image(raw, rules)
+    assert prepare_image(raw, ImageRules(check="none")) == ("jpg", raw)
+
+
+@pytest.mark.parametrize("rules", [FULL, ImageRules(check="header")])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_whole_jpeg_of_any_kind_is_kept(mode: str, progressive: bool, rules: ImageRules) -> None:
+    buffer = io.BytesIO()
+    Image.open(PHOTO).convert(mode).save(buffer, "JPEG", progressive=progressive)
+    raw = buffer.getvalue()
+    assert is_whole_jpeg(raw)
+    for data in (raw, raw + b"more behind its end"):
+        assert prepare_image(data, rules) == ("jpg", data)
+
+
+def test_end_mark_of_a_preview_in_the_header_is_not_the_images(jpegs: tuple[bytes, ...]) -> None:
+    preview = jpegs[0]
+    size = len(preview) + 2
+    raw = b"\xff\xd8\xff\xe1" + size.to_bytes(2, "big") + preview + PHOTO.read_bytes()[2:]
+    assert is_whole_jpeg(raw)
+    begin = len(raw) - len(PHOTO.read_bytes())
+    for cut in (2, 1000, 100_000, len(raw) - begin, len(raw) - 500):
+        assert not is_whole_jpeg(raw[:-cut])
+
+
+def test_header_out_of_order_is_left_to_pillow(jpegs: tuple[bytes, ...]) -> None:
+    raw = jpegs[0]
+    frame = raw.index(b"\xff\xc0")
+    without_size = raw[: frame + 5] + bytes(4) + raw[frame + 9 :]
+    without_length = raw[:4] + b"\0\0" + raw[6:]
+    for damaged in (without_size, without_length, raw[:3] + b"\0" + raw[4:], b"\xff\xd8", b""):
+        assert not is_whole_jpeg(damaged)
+    # Fill bytes in front of a marker are allowed; Pillow reads them, so the image is kept.
+    padded = raw[:frame] + b"\xff" + raw[frame:]
+    assert prepare_image(padded, ImageRules(check="header")) == ("jpg", padded)
 
 
 def test_bytes_that_are_no_image() -> None:

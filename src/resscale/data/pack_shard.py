@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from resscale.data.manifest import index_name
 from resscale.data.pack_images import BadSample, ImageRules, encode_pixels, prepare_image
 from resscale.data.pack_part import temporary_name
 from resscale.data.pack_samples import SampleRef
-from resscale.data.shard_index import build_shard_index
+from resscale.data.pack_tar import ShardWriter
+from resscale.data.shard_index import ShardIndex
 from resscale.data.source_reader import SourceReader
 from resscale.errors import UserInputError
 
@@ -64,10 +64,10 @@ def write_shard(task: ShardTask) -> ShardResult:
     index = folder / temporary_name(index_name(task.name), task.tag)
     try:
         with writing_to(folder):
-            result = _write(task, temporary)
+            result, found = _write(task, temporary)
             if result.samples:
                 # Under a name of its own first: parts of another division may write this shard too.
-                build_shard_index(temporary).save(index)
+                found.save(index)
                 index.replace(folder / index_name(task.name))
                 temporary.replace(folder / task.name)
                 _sync_folder(folder)
@@ -93,43 +93,22 @@ def writing_to(folder: Path) -> Iterator[None]:
         ) from error
 
 
-class _HashingFile:
-    """Passes bytes on to a file and hashes them, so that the shard need not be read again."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.sha256 = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        """Write and hash; return the bytes taken."""
-        self.sha256.update(data)
-        return self.file.write(data)
-
-
-def _write(task: ShardTask, temporary: Path) -> ShardResult:
-    # Imported here: webdataset imports torch, which costs seconds that --help must not pay.
-    from webdataset.writer import TarWriter
-
-    samples = 0
+def _write(task: ShardTask, temporary: Path) -> tuple[ShardResult, ShardIndex]:
     left_out: list[dict[str, Any]] = []
-    with temporary.open("wb") as file:
-        hashing = _HashingFile(file)
-        # User, group, mode and time are fixed: the same samples are the same bytes everywhere.
-        fixed = {"user": "root", "group": "root", "mode": 0o644, "mtime": 0}
-        with SourceReader() as reader, TarWriter(hashing, encoder=False, **fixed) as writer:
-            for ref in task.refs:
-                try:
-                    extension, data = _image_of(reader.read(ref), task)
-                except BadSample as reason:
-                    left_out.append({"key": ref.key, "path": ref.place, "reason": str(reason)})
-                    continue
-                writer.write({"__key__": ref.key, extension: data, "cls": b"%d" % ref.label})
-                samples += 1
+    with temporary.open("wb") as file, SourceReader() as reader:
+        writer = ShardWriter(file)
+        for ref in task.refs:
+            try:
+                extension, data = _image_of(reader.read(ref), task)
+            except BadSample as reason:
+                left_out.append({"key": ref.key, "path": ref.place, "reason": str(reason)})
+                continue
+            writer.add(ref.key, extension, data, ref.label)
+        writer.finish()
         file.flush()
         os.fsync(file.fileno())
-        size = file.tell()
-    digest = hashing.sha256.hexdigest()
-    return ShardResult(task.number, samples, size, digest, tuple(left_out))
+    result = ShardResult(task.number, len(writer), writer.size, writer.sha256, tuple(left_out))
+    return result, writer.index()
 
 
 def _image_of(raw: bytes, task: ShardTask) -> tuple[str, bytes]:
