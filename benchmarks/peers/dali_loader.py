@@ -21,7 +21,7 @@ def training_pipeline(kind: str, data: str, size: int) -> Any:
         jpegs, labels = fn.readers.webdataset(
             paths=shards,
             index_paths=[shard + ".dali" for shard in shards],
-            ext=["jpg", "cls"],
+            ext=["jpg;png", "cls"],
             random_shuffle=True,
             missing_component_behavior="error",
             name="reader",

@@ -118,7 +118,7 @@ def webdataset_pil(options: Options) -> Iterable[Any]:
         webdataset.WebDataset(shards, shardshuffle=len(shards), seed=0)
         .shuffle(1000)
         .decode("pilrgb")
-        .to_tuple("jpg", "cls")
+        .to_tuple("jpg;png", "cls")
         .map_tuple(transform, None)
         .batched(options.batch_size)
     )
