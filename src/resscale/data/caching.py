@@ -22,7 +22,7 @@ from resscale.data.remote_counts import ReadCounts, WorkerCounts, add_up, counts
 from resscale.data.remote_errors import PROTOCOLS
 from resscale.data.remote_options import RemoteOptions
 from resscale.data.samples import ShardSamples
-from resscale.data.store import ShardStore
+from resscale.data.store import READS_AT_ONCE, ShardStore
 from resscale.errors import UserInputError, nearest
 
 # Evaluation shards up to this share of the cache stay in it while training goes on.
@@ -96,12 +96,21 @@ class Caching:
             self._cache = ShardCache(folder, limit, self.remote)
         return self._cache
 
-    def store(self, num_workers: int) -> ShardStore:
-        """Return a store for so many reading processes; their counts come back by `counts`."""
+    def store(self, num_workers: int, threads: bool = False) -> ShardStore:
+        """Return a store for so many readers; what they read comes back by `counts`.
+
+        Args:
+            num_workers: reading processes, or threads.
+            threads: they are threads, which share the store.
+        """
         rows = WorkerCounts(num_workers)
         self._worker_counts.append(rows)
         return ShardStore(
-            cache=self.cache, cache_local=self.local_too, remote=self.remote, worker_counts=rows
+            cache=self.cache,
+            cache_local=self.local_too,
+            remote=self.remote,
+            worker_counts=rows,
+            reads_at_once=READS_AT_ONCE * (min(max(1, num_workers), 8) if threads else 1),
         )
 
     def counts(self) -> ReadCounts:

@@ -25,6 +25,7 @@ class ReadAhead:
         self.num_threads = num_threads
         self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield `function(item)` in the order of the items; an error is raised in its place."""
@@ -41,10 +42,11 @@ class ReadAhead:
             yield under_way.popleft().result()
 
     def _start(self) -> None:
-        while len(self._threads) < self.num_threads:
-            thread = threading.Thread(target=self._serve, name="read-ahead", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        with self._lock:
+            while len(self._threads) < self.num_threads:
+                thread = threading.Thread(target=self._serve, name="read-ahead", daemon=True)
+                self._threads.append(thread)
+                thread.start()
 
     def _serve(self) -> None:
         while True:

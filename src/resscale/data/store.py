@@ -17,6 +17,7 @@ from resscale.data.remote_counts import WorkerCounts, count
 from resscale.data.remote_options import RemoteOptions
 from resscale.errors import DataFormatError
 
+READS_AT_ONCE = 8
 _KEPT_VERSIONS = 100_000
 
 
@@ -36,6 +37,7 @@ class ShardStore:
         cache_local: local shards are kept there too, as those of a slow network file system.
         remote: how servers are read; None: this process's default.
         worker_counts: where a reading process publishes what it has read.
+        reads_at_once: requests side by side in `read_ahead`.
     """
 
     def __init__(
@@ -46,12 +48,14 @@ class ShardStore:
         cache_local: bool = False,
         remote: RemoteOptions | None = None,
         worker_counts: WorkerCounts | None = None,
+        reads_at_once: int = READS_AT_ONCE,
     ) -> None:
         self.max_open_files = max_open_files
         self.cache = cache
         self.cache_local = cache_local
         self.remote = remote
         self.worker_counts = worker_counts
+        self.reads_at_once = reads_at_once
         self._open: OrderedDict[str, _File] = OrderedDict()
         self._versions: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -139,9 +143,10 @@ class ShardStore:
     @property
     def read_ahead(self) -> ReadAhead:
         """Threads of this process that read from servers side by side."""
-        if self._ahead is None or self._ahead[0] != os.getpid():
-            self._ahead = (os.getpid(), ReadAhead())
-        return self._ahead[1]
+        with self._lock:
+            if self._ahead is None or self._ahead[0] != os.getpid():
+                self._ahead = (os.getpid(), ReadAhead(self.reads_at_once))
+            return self._ahead[1]
 
     def close(self) -> None:
         """Close all files."""
