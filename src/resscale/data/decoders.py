@@ -90,6 +90,10 @@ def describe_decoder(name: str) -> str:
             found.append(f"{distribution} {importlib.metadata.version(distribution)}")
         except importlib.metadata.PackageNotFoundError:
             found.append(distribution)
+    if name == "native":
+        from resscale._native import jpeg
+
+        found.append(f"libjpeg {jpeg.LIBJPEG}")
     return f"{name} ({', '.join(found)})"
 
 

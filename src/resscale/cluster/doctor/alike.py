@@ -20,6 +20,11 @@ REMEDIES = {
         "data",
         "copy the same shards to all nodes, or read them from a folder that they share",
     ),
+    "decoder": (
+        "decoders",
+        "install alike on all nodes (the native decoder wants a C compiler there), or name one "
+        "that all have with --data.decoder",
+    ),
     "config": ("configuration", "give all nodes the same YAML file"),
 }
 

@@ -99,6 +99,8 @@ def look_around(here: Surroundings, is_wanted: Callable[[str], bool]) -> LocalRe
     if is_wanted(versions.NAME):
         installed = versions.installed_versions()
         result.facts["versions"] = versions.describe(installed)
+        if prepared is not None:
+            result.facts["decoder"] = prepared.data.decoder_name
         add(versions.check_versions(installed, versions.required_versions()))
     if is_wanted(placement.NAME):
         add(
