@@ -16,8 +16,9 @@ from resscale.errors import ResscaleError, UserInputError, nearest
 from resscale.training.startup import STARTUP
 
 # A rank of srun that is told to end at once does so when it can tell the others: when torch is
-# there and its run directory is known. SLURM kills half a minute behind its signal.
-_TELL_RANKS_S = 20.0
+# there and its run directory is known, which takes a minute on a busy file system. Where SLURM has
+# told all ranks, it kills them before that; they have nothing to lose.
+_TELL_RANKS_S = 120.0
 
 # command -> (what it does, module:function taking the arguments behind the command)
 COMMANDS = {
