@@ -34,7 +34,7 @@ quiet = pytest.mark.filterwarnings(
 CONFIG = """
 model: {model: resnet8_cifar, num_classes: 10, mean: [0.3], std: [0.4]}
 data: {channels: 1, image_size: 8, train_crop: pad, pad: 1, global_batch_size: 32,
-       eval_batch_size: 60, window: 60, log_sample_ids: true}
+       eval_batch_size: 60, window: 60, log_sample_ids: true, decoder: pillow}
 trainer: {accelerator: cpu, max_epochs: 2}
 """
 
