@@ -60,7 +60,11 @@ class Server:
             text=True,
             env=environment,
         )
-        self.ready = self._answer()
+        try:
+            self.ready = self._answer()
+        except RuntimeError:
+            self.close()
+            raise
 
     def read_epoch(self) -> dict[str, float]:
         """Let it read all images; return their number, CPU and wall seconds."""
@@ -78,6 +82,9 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._errors.close()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None

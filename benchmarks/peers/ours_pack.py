@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import webdataset.writer  # noqa: F401 - not to be imported behind the start
 from timed import timed
 
 from resscale.data.pack import pack_splits
@@ -28,7 +27,7 @@ def main() -> None:
     timed(
         lambda: pack_splits(splits, options.out, packing, "resscale pack imagefolder"),
         images,
-        ("resscale", "pillow", "webdataset"),
+        ("resscale", "pillow"),
     )
 
 
