@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import io
 import math
+import os
 import pickle
 import re
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -201,6 +203,41 @@ def test_a_cut_of_one_pixel_fills_the_sample_with_it(place: tuple[int, int]) -> 
     assert (found == found[0, 0]).all()
     pixel = np.asarray(Image.open(io.BytesIO(raw)))[y, x]
     assert np.abs(found[0, 0].astype(int) - pixel).max() <= 1
+
+
+SMALL_REGIONS = """
+import io
+import numpy as np
+from PIL import Image
+from resscale._native import jpeg
+
+lines = np.random.default_rng(0).integers(0, 256, (64, 1, 1), dtype=np.uint8)
+buffer = io.BytesIO()
+Image.fromarray(np.tile(lines, (1, 64, 3))).save(buffer, "JPEG", quality=100)
+whole = np.asarray(Image.open(io.BytesIO(buffer.getvalue()))).astype(int)
+for top in range(60):
+    for height in (1, 2, 3, 4, 5):
+        out = np.zeros((height, height, 3), dtype=np.uint8)
+        box = (8, top, 8 + height, top + height)
+        assert jpeg.decode(buffer.getvalue(), *box, True, out) is None
+        worst = abs(out - whole[top : top + height, 8 : 8 + height]).max()
+        assert worst <= 4, (top, height, worst)
+"""
+
+
+@needs_build
+@pytest.mark.parametrize("vectors", ["JSIMD_FORCESSE2", "JSIMD_FORCENONE"])
+def test_regions_of_a_few_rows_have_the_right_ones_whatever_order_rows_are_written_in(
+    vectors: str,
+) -> None:
+    """Libjpeg-turbo's vectors of older CPUs write rows 0, 2, 4, 6, 1, 3, 5, 7 of a block."""
+    ended = subprocess.run(
+        [sys.executable, "-c", SMALL_REGIONS],
+        env={**os.environ, vectors: "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @needs_build

@@ -168,6 +168,7 @@ static void allocate(struct work *work) {
     for (int c = 0; c < work->planes; c++) {
         const struct rs_taps *x = &work->taps[X][c], *y = &work->taps[Y][c];
         struct rs_plane *plane = &work->plane[c];
+        plane->capacity = row_group(work, c); /* its rows are written in any order */
         for (int o = 0, groups = 0; o < y->outputs; o++) {
             int read = o % RS_BATCH ? 0 : groups_for(work, o);
             groups = read > groups ? read : groups;
