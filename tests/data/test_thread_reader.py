@@ -1,5 +1,7 @@
 """Threads give the batches that one thread gives, in their order, and end with their iteration."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,3 +160,31 @@ def test_each_iteration_begins_anew(files: FileSamples) -> None:
     first, second = ([raise_errors(b)["id"].tolist() for b in reader] for _ in range(2))
     assert first == second
     assert len(first) == 3
+
+
+LEAVES_EARLY = """
+import atexit, sys, threading
+# Registered first, so called last: behind it the interpreter unwinds what still runs.
+atexit.register(lambda: print([t.name for t in threading.enumerate() if t.daemon]))
+from pathlib import Path
+import numpy as np
+from resscale.data.augment import CenterCrop
+from resscale.data.dataset import BatchRequest, ShardDataset
+from resscale.data.samples import FileSamples
+from resscale.data.thread_reader import ThreadReader
+
+dataset = ShardDataset(FileSamples([Path(sys.argv[1])]), CenterCrop(16, 16))
+asked = [BatchRequest(np.zeros(4, dtype=np.int64)) for _ in range(50)]
+batches = iter(ThreadReader(dataset, asked, 3))
+next(batches)
+raise SystemExit(75)
+"""
+
+
+def test_a_process_that_leaves_in_the_middle_ends_its_threads_and_keeps_its_exit_code(
+    files: FileSamples,
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", LEAVES_EARLY, str(files.paths[0])], capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (75, "[]\n", "")

@@ -5,8 +5,11 @@ A decoder that lets Python's lock go works as well on several threads as on seve
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
+import time
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 
@@ -47,25 +50,11 @@ class ThreadReader:
         self._buffers = PixelBuffers(pin_memory)
 
     def __iter__(self) -> Iterator[Batch | ResscaleError]:
-        work: queue.SimpleQueue[_Piece | None] = queue.SimpleQueue()
-        threads = [
-            threading.Thread(target=_read_pieces, args=(work,), name=f"{THREAD_NAME}-{n}")
-            for n in range(self.num_threads)
-        ]
-        for thread in threads:
-            # A read that never returns must not keep the process from its end.
-            thread.daemon = True
-            thread.start()
+        crew = _Crew(self.num_threads)
         try:
-            yield from self._batches(work)
+            yield from self._batches(crew.work)
         finally:
-            # What waits is not wanted any more.
-            while not work.empty():
-                _drop_one(work)
-            for _ in threads:
-                work.put(None)
-            for thread in threads:
-                thread.join(_END_S)
+            crew.end()
 
     def _batches(self, work: queue.SimpleQueue[_Piece | None]) -> Iterator[Batch | ResscaleError]:
         requests = iter(self.requests)
@@ -127,6 +116,47 @@ class _Pending:
         if isinstance(self._error, ResscaleError):
             return self._error
         raise self._error
+
+
+class _Crew:
+    """The threads of one iteration, and the queue that they take their work from."""
+
+    def __init__(self, num_threads: int) -> None:
+        self.work: queue.SimpleQueue[_Piece | None] = queue.SimpleQueue()
+        # A read that never returns must not keep the process from its end.
+        self._threads = [
+            threading.Thread(
+                target=_read_pieces, args=(self.work,), name=f"{THREAD_NAME}-{n}", daemon=True
+            )
+            for n in range(num_threads)
+        ]
+        _CREWS.add(self)
+        for thread in self._threads:
+            thread.start()
+
+    def end(self) -> None:
+        """Let the threads finish what they are at, and no more; wait `_END_S` for all of them."""
+        while not self.work.empty():
+            _drop_one(self.work)
+        for _ in self._threads:
+            self.work.put(None)
+        stop = time.monotonic() + _END_S
+        for thread in self._threads:
+            thread.join(max(0.0, stop - time.monotonic()))
+
+
+_CREWS: weakref.WeakSet[_Crew] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_crews() -> None:
+    """End the threads of iterations that nobody has closed, as when a run leaves by an exception.
+
+    The interpreter unwinds a thread that comes back to it at its end; through a library in C++ that
+    is an abort, and the process would lose its exit code.
+    """
+    for crew in list(_CREWS):
+        crew.end()
 
 
 class _Piece:
