@@ -198,3 +198,21 @@ def test_index_out_of_bytes(foreign_shards: Path) -> None:
     assert loaded.keys.tolist() == index.keys.tolist()
     with pytest.raises(DataFormatError, match=r"resscale index 's3://bucket/\*\.tar'"):
         ShardIndex.from_bytes(b"", "s3://bucket/a.index.npz")
+
+
+def test_a_header_with_a_size_below_zero_ends_in_an_error_and_not_in_a_circle() -> None:
+    member = bytearray(tarfile.TarInfo("a.jpg").tobuf(tarfile.GNU_FORMAT))
+    member[124:136] = b"\xff" * 10 + b"\xf6\x00"  # -2560 in base 256: five blocks back
+    # A header's checksum counts its own eight bytes as spaces.
+    total = sum(member[:148]) + 8 * 32 + sum(member[156:])
+    member[148:156] = b"%06o\0 " % total
+    with pytest.raises(DataFormatError, match=r"x\.tar is truncated .*impossible size"):
+        index_of(io.BytesIO(bytes(member) + bytes(10_240)), "x.tar")
+
+
+def test_an_index_whose_zip_asks_for_a_later_version_is_damaged(foreign_shards: Path) -> None:
+    raw = bytearray(build_shard_index(foreign_shards / "part-0000.tar").to_bytes())
+    # In the directory at the end, the version needed stands 6 bytes behind the mark of an entry.
+    raw[raw.index(b"PK\x01\x02") + 6] = 255
+    with pytest.raises(DataFormatError, match="x is not a readable shard index"):
+        ShardIndex.from_bytes(bytes(raw), "x")

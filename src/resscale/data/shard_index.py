@@ -7,6 +7,7 @@ import json
 import os
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,11 @@ class ShardIndex:
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 return cls(arrays["keys"], arrays["offsets"], arrays["sizes"], arrays["labels"])
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        # zipfile says NotImplementedError of flags and versions that damage has made.
+        except (
+            *(OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error),
+            *(NotImplementedError, MemoryError, OverflowError),
+        ) as error:
             raise DataFormatError(
                 f"{location} is not a readable shard index ({error}). "
                 f"Make it anew: resscale index '{join(parent(location), '*.tar')}'"
@@ -155,11 +160,14 @@ def scan_members(file: SeekableFile, location: str) -> Iterator[TarMember]:
     try:
         with tarfile.open(fileobj=cast(BinaryIO, file), mode="r:") as archive:
             for member in archive:
+                # tarfile (of Python 3.11.7) would go back by it, and round and round.
+                if member.size < 0 or member.offset < end:
+                    raise tarfile.ReadError("a header with an impossible size")
                 padded = -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 end = member.offset_data + (padded if member.isreg() else 0)
                 if member.isreg():
                     yield _read_member(file, member)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
         raise DataFormatError(
             f"{location} is truncated or not an uncompressed tar ({error}; the last whole member "
             f"ends at byte {end}). Copy or pack it again."
