@@ -261,3 +261,21 @@ def test_a_shard_truncated_while_in_use_is_an_error_not_a_bad_sample(shards: Sha
     assert str(error.value).startswith(f"{path} ends at byte ")
     assert str(error.value).endswith(": truncated or changed while in use.")
     batch_of(dataset, [0, 1])  # the other shards are well
+
+
+class Signed(Blank):
+    """Samples of a shard whose address carries a signature; only those up to 9 are images."""
+
+    def read(self, sample: int) -> tuple[bytes, int]:
+        return (self.raw if sample < 10 else b"damaged"), 0
+
+    def origin(self, sample: int) -> str:
+        return "https://host/sets/a.tar?sig=ab/cd&b=1"
+
+
+def test_a_bad_sample_names_its_shard_and_no_signature() -> None:
+    dataset = ShardDataset(Signed(), CenterCrop(1, 1), replace_bad=True)
+    (bad,) = batch_of(dataset, [3, 10])["bad"]
+    assert bad.shard == "a.tar"
+    with pytest.raises(DataFormatError, match=r"inspect 'https://host/sets\?sig=ab/cd&b=1'$"):
+        batch_of(dataset, [10])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import NamedTuple, TypedDict
 
@@ -13,6 +14,7 @@ from resscale.data.augment import CenterCrop, Crop
 from resscale.data.buffers import PixelBuffers
 from resscale.data.decode import DecodeError, Decoder
 from resscale.data.decode_pillow import PillowDecoder
+from resscale.data.locations import name_of, parent
 from resscale.data.manifest import Manifest
 from resscale.data.permutation import Int64, hash_uint64, mix_key, uniforms
 from resscale.data.samples import Samples, ShardSamples, read_each
@@ -220,7 +222,7 @@ class OpenBatch:
             raise DataFormatError(
                 f"none of the {len(ids)} samples of a micro-batch can be decoded, "
                 f"{samples.key(first)} for one ({failures[0]}). Look at the data with: "
-                f"resscale inspect {samples.origin(first).rpartition('/')[0]}"
+                f"resscale inspect {shlex.quote(parent(samples.origin(first)))}"
             )
         bad = []
         # Threads may have noted them in any order; what stands in for them must not depend on it.
@@ -231,6 +233,7 @@ class OpenBatch:
                 donor = good[number % len(good)]
                 self._pixels[row], self._labels[row] = self._pixels[donor], self._labels[donor]
                 source = int(ids[donor])
-            origin = samples.origin(sample).rpartition("/")[2]
+            # The name alone: behind it an address may carry a signature.
+            origin = name_of(samples.origin(sample))
             bad.append(BadSample(sample, samples.key(sample), origin, reason, source))
         return bad
