@@ -1,5 +1,6 @@
 """Shards without a manifest: indexed once, by one of several processes, and anew when changed."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -56,6 +57,17 @@ def test_local_shards_are_indexed_once(
     assert cached_manifest(shards) == manifest
     assert capsys.readouterr().err == ""
     assert len(entries(cache)) == 1
+
+
+def test_nobody_waits_for_a_lock_where_local_shards_are_indexed_already(
+    cache: Path, foreign_shards: Path
+) -> None:
+    shards = expand_shards([str(foreign_shards)])
+    manifest = cached_manifest(shards)
+    (lock,) = cache.glob("*.lock")
+    with lock.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert cached_manifest(shards) == manifest
 
 
 def test_a_local_shard_that_changes_is_noticed_at_once(cache: Path, foreign_shards: Path) -> None:

@@ -59,6 +59,11 @@ def cached_manifest(shards: Sequence[str]) -> Manifest:
     folder = cache_folder() / _FOLDER
     listing = _digest(list(shards))
     try:
+        # Looked at without the lock: all ranks of a job may share this folder, one after the other
+        # they would wait for it.
+        known = None if _are_remote(shards) else _content_key(shards)
+        if known is not None and (folder / known / MANIFEST_NAME).is_file():
+            return Manifest.load(folder / known)
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(folder / f"{listing}.lock", parent(shards[0])):
             stamp = folder / f"{listing}.json"
