@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,30 @@ def test_an_evicted_file_stays_readable_where_it_is_open(folder: Path) -> None:
     assert there(folder) == []
     assert os.pread(reader, 200, 0) == bytes(100)
     os.close(reader)
+
+
+def test_a_process_forked_while_room_is_made_holds_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tmp_path / SOURCES[0].part_name()
+    part.touch()
+    children = []
+    flock = fcntl.flock
+
+    def forking(descriptor: int, operation: int) -> None:
+        flock(descriptor, operation)
+        if operation == fcntl.LOCK_EX | fcntl.LOCK_NB and not children:
+            children.append(os.fork())
+            if not children[0]:
+                signal.pause()
+
+    monkeypatch.setattr(fcntl, "flock", forking)
+    with part.open() as file:
+        make_room(tmp_path, 50, SOURCES[1].key)  # 100 bytes to come: the part is looked at
+        monkeypatch.undo()
+        assert len(children) == 1
+        try:
+            flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.kill(children[0], signal.SIGKILL)
+            os.waitpid(children[0], 0)

@@ -222,3 +222,12 @@ def test_without_a_cache_nothing_is_followed(server: FaultServer) -> None:
     assert caching.is_used  # what is read is said all the same
     requests = [BatchRequest(np.arange(5))]
     assert caching.follow_evaluation(samples, requests, RankPlace()) is requests
+
+
+def test_a_cache_folder_that_cannot_be_looked_at_is_told_and_not_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = Caching(folder=str(tmp_path / ("a" * 300))).cache  # names end at 255 bytes
+    assert cache is not None
+    assert not cache.is_on
+    assert "cannot be written (File name too long)" in capsys.readouterr().err

@@ -66,6 +66,8 @@ def _is_held(part: Path) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # A child forked just now has the descriptor, too, and would hold it.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
     except OSError:
         return True
     finally:
@@ -78,7 +80,9 @@ def _locked(path: Path) -> Iterator[None]:
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)

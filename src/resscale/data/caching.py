@@ -287,6 +287,9 @@ def _downloads(place: RankPlace) -> int:
 
 def _half_of_disk(folder: Path) -> int:
     """Return half of what the cache may have of its disk: what is free, and what it holds."""
-    there = next(each for each in (folder, *folder.parents) if each.is_dir())
-    held = sum(entry.bytes for entry in list_entries(folder)) if folder.is_dir() else 0
-    return (shutil.disk_usage(there).free + held) // 2
+    try:
+        there = next(each for each in (folder, *folder.parents) if each.is_dir())
+        held = sum(entry.bytes for entry in list_entries(folder)) if folder.is_dir() else 0
+        return (shutil.disk_usage(there).free + held) // 2
+    except OSError:  # no folder of this user's: the cache says so, and stays off
+        return 0
