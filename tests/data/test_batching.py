@@ -6,6 +6,9 @@ from hypothesis import strategies as st
 
 from resscale.data.batching import (
     BatchPlan,
+    check_accumulation,
+    check_batch_fits,
+    check_counts,
     evaluation_slices,
     plan_batches,
     steps_of_limited_epoch,
@@ -123,3 +126,25 @@ def test_evaluation_slices_by_hand() -> None:
     assert evaluation_slices(10, 3, 1, 2) == [(6, 9), (9, 10)]
     # 2 samples by 2 on 3 ranks: 1 batch each, two of them empty.
     assert [evaluation_slices(2, 2, rank, 3) for rank in range(3)] == [[(0, 2)], [(2, 2)], [(2, 2)]]
+
+
+@pytest.mark.parametrize("asked", [1, 4])
+def test_an_accumulation_that_follows_from_the_batch_sizes_may_be_said(asked: int) -> None:
+    check_accumulation(asked, derived=4)
+
+
+def test_another_accumulation_is_refused() -> None:
+    with pytest.raises(UserInputError, match=r"accumulate_grad_batches=2 .* \(here 4\)"):
+        check_accumulation(2, derived=4)
+
+
+def test_one_global_batch_is_the_least() -> None:
+    check_batch_fits(8, 8, "shards")
+    with pytest.raises(UserInputError, match="is more than the 7 .* in shards; choose 7 or less"):
+        check_batch_fits(8, 7, "shards")
+
+
+def test_a_count_below_one_is_refused_by_its_name() -> None:
+    check_counts(image_size=1, eval_size=None)
+    with pytest.raises(UserInputError, match=r"data\.image_size=0 must be at least 1"):
+        check_counts(eval_size=None, image_size=0)

@@ -59,6 +59,52 @@ def plan_batches(
     return BatchPlan(global_batch_size, micro, world_size, share // micro)
 
 
+def check_counts(**values: int | None) -> None:
+    """Refuse options of the data that must be at least 1; None is left alone.
+
+    Raises:
+        UserInputError: the first that is not.
+    """
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise UserInputError(f"data.{name}={value} must be at least 1.")
+
+
+def check_batch_fits(global_batch_size: int, num_samples: int, root: str) -> None:
+    """Refuse training samples that are fewer than one global batch.
+
+    Args:
+        global_batch_size: samples per step over all ranks.
+        num_samples: of an epoch.
+        root: where they lie.
+
+    Raises:
+        UserInputError: they are.
+    """
+    if num_samples < global_batch_size:
+        raise UserInputError(
+            f"global_batch_size={global_batch_size} is more than the {num_samples} training "
+            f"samples in {root}; choose {num_samples} or less."
+        )
+
+
+def check_accumulation(asked: int, derived: int) -> None:
+    """Refuse a number of micro-batches per step that contradicts the batch sizes.
+
+    Args:
+        asked: `trainer.accumulate_grad_batches`; 1 is its default.
+        derived: what the batch sizes come to.
+
+    Raises:
+        UserInputError: they differ.
+    """
+    if asked not in (1, derived):
+        raise UserInputError(
+            f"trainer.accumulate_grad_batches={asked} is not yours to set: it follows from "
+            f"data.global_batch_size and data.micro_batch_size (here {derived}). Leave it out."
+        )
+
+
 def steps_of_limited_epoch(num_steps: int, accumulate: int, limit: int | float | None) -> int:
     """Return the optimizer steps per epoch under Lightning's `limit_train_batches`.
 

@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 
-from resscale.data.augment import CenterCrop, Crop, PadCrop, RandomResizedCrop
 from resscale.data.batching import (
     BatchPlan,
-    evaluation_slices,
+    check_accumulation,
+    check_batch_fits,
+    check_counts,
     plan_batches,
     steps_of_limited_epoch,
 )
 from resscale.data.caching import Caching, RankPlace
+from resscale.data.crops import TrainCrop, build_eval_crop, build_train_crop
 from resscale.data.dataset import Batch, BatchRequest, ShardDataset
 from resscale.data.decode import Decoder
 from resscale.data.decoders import DecoderChoice, DecoderName, build_decoder, choose_decoder
-from resscale.data.loader import EvaluationLoader, StartMethod, TrainLoader, WorkerOptions
+from resscale.data.loader import (
+    EvaluationLoader,
+    StartMethod,
+    TrainLoader,
+    WorkerOptions,
+    evaluation_requests,
+)
 from resscale.data.manifest import Manifest
-from resscale.data.open_shards import names_shards, open_split
 from resscale.data.order import DEFAULT_WINDOW, EpochOrder, Shuffle
-from resscale.data.reader_choice import WorkerChoice, choose_worker_kind
-from resscale.data.remote import set_default
-from resscale.data.samples import FileSamples, Samples, ShardSamples, find_images
-from resscale.data.sequential import PROMISE, SequentialSamples, StreamPlace, is_sequential
-from resscale.errors import UserInputError
-
-TrainCrop = Literal["random_resized", "pad", "center"]
+from resscale.data.reader_choice import (
+    WorkerChoice,
+    check_num_workers,
+    choose_worker_kind,
+    readers_per_rank,
+)
+from resscale.data.samples import Samples, ShardSamples
+from resscale.data.sequential import PROMISE, StreamPlace
+from resscale.data.splits import Splits
 
 
 class ShardDataModule(LightningDataModule):
@@ -55,8 +62,7 @@ class ShardDataModule(LightningDataModule):
         pad: largest shift of a "pad" crop, pixels.
         flip: mirror half of the training images, on the device.
         eval_size: side of the evaluation crop, pixels. None: image_size.
-        eval_resize: shorter side before the evaluation crop, pixels. None: eval_size × 256 / 224
-            for random_resized, else eval_size.
+        eval_resize: shorter side before the evaluation crop, pixels. None: see `build_eval_crop`.
         channels: 3 for RGB, 1 for grey.
         shuffle: "full", "window" or "none"; see `EpochOrder`.
         window: samples per shuffle window.
@@ -114,7 +120,7 @@ class ShardDataModule(LightningDataModule):
         epoch_samples: int | None = None,
     ) -> None:
         super().__init__()
-        _check_counts(
+        check_counts(
             image_size=image_size,
             eval_size=eval_size,
             eval_resize=eval_resize,
@@ -122,8 +128,7 @@ class ShardDataModule(LightningDataModule):
             global_batch_size=global_batch_size,
             epoch_samples=epoch_samples,
         )
-        if num_workers is not None and num_workers < 0:
-            raise UserInputError(f"data.num_workers={num_workers} must be 0 or more.")
+        check_num_workers(num_workers)
         self.locations = {"train": train, "val": val, "test": test, "predict": predict}
         self.global_batch_size = global_batch_size
         self.micro_batch_size = micro_batch_size
@@ -143,13 +148,10 @@ class ShardDataModule(LightningDataModule):
         # What the run that is gone on with was decoded with, where a checkpoint says so.
         self.decoder_before: str | None = None
         self.caching = Caching(cache, cache_gb, cache_local, storage_options, give_up_s)
-        self.epoch_samples = epoch_samples
+        self._splits = Splits(self.locations, self.caching, epoch_samples)
         self.samples_seen = 0
-        self.train_crop = _train_crop(train_crop, image_size, scale, pad)
-        size = eval_size or image_size
-        default_resize = round(size * 256 / 224) if train_crop == "random_resized" else size
-        self.eval_crop = CenterCrop(size, eval_resize or default_resize)
-        self._manifests: dict[str, Manifest] = {}
+        self.train_crop = build_train_crop(train_crop, image_size, scale, pad)
+        self.eval_crop = build_eval_crop(train_crop, eval_size or image_size, eval_resize)
         self._train_loader: TrainLoader | None = None
         # Of the model, where it is known: labels outside are found when they are read.
         self._num_classes: int | None = None
@@ -164,40 +166,21 @@ class ShardDataModule(LightningDataModule):
         Raises:
             UserInputError: no shards are named for it, or they are not what the manifest says.
         """
-        if split not in self._manifests:
-            location = self.locations[split]
-            if location is None:
-                raise UserInputError(
-                    f"data.{split} is not set: name a folder of shards with --data.{split} FOLDER."
-                )
-            set_default(self.caching.remote)
-            self._manifests[split] = open_split(split, location, self.epoch_samples)
-        return self._manifests[split]
+        return self._splits.manifest(split)
 
     def samples(self, split: str) -> Samples:
         """Return the encoded samples of a split; for "predict" they may be plain image files."""
-        location = self.locations[split]
-        if split == "predict" and location is not None and not names_shards(location):
-            return FileSamples(find_images(location))
-        if split == "train" and self._is_sequential:
-            return self._sequential_samples()
-        return self._shard_samples(split)
+        rank, world_size = self._ranks()
+        place = StreamPlace(rank, world_size, self.seed, self.samples_seen, self.shuffle != "none")
+        return self._splits.samples(split, self._workers(), place, self._num_classes)
 
     @property
     def decoder_name(self) -> DecoderName:
-        """Name of the decoder that `decoder` comes to on this machine.
-
-        Raises:
-            UserInputError: it does not work here.
-        """
+        """Name of the decoder that `decoder` comes to here; raises what `choose_decoder` does."""
         return choose_decoder(self.decoder, self.decoder_before)
 
     def build_decoder(self) -> Decoder:
-        """Return a decoder for the images of this data set.
-
-        Raises:
-            UserInputError: it does not work here.
-        """
+        """Return a decoder for the images of this data set; raises what `choose_decoder` does."""
         return build_decoder(self.decoder_name, self.channels)
 
     def worker_options(self, num_workers: int, *, on_gpu: bool) -> WorkerOptions:
@@ -208,7 +191,7 @@ class ShardDataModule(LightningDataModule):
             on_gpu: batches go to a GPU.
         """
         kind = choose_worker_kind(
-            self.worker_kind, self.decoder_name, is_sequential=self._is_sequential
+            self.worker_kind, self.decoder_name, is_sequential=self._splits.is_sequential
         )
         return WorkerOptions(num_workers, self.start_method, pin_memory=on_gpu, kind=kind)
 
@@ -224,16 +207,11 @@ class ShardDataModule(LightningDataModule):
             global_batch_size=self.global_batch_size,
             seed=self.seed,
             # Of a sequential source, ids are running numbers: its readers do the shuffling.
-            shuffle="none" if self._is_sequential else self.shuffle,
+            shuffle="none" if self._splits.is_sequential else self.shuffle,
             window=self.window,
-            partitions=1 if self._is_sequential else self.partitions,
+            partitions=1 if self._splits.is_sequential else self.partitions,
         )
-        if order.num_steps == 0:
-            raise UserInputError(
-                f"global_batch_size={self.global_batch_size} is more than the "
-                f"{manifest.num_samples} training samples in {manifest.root}; "
-                f"choose {manifest.num_samples} or less."
-            )
+        check_batch_fits(self.global_batch_size, manifest.num_samples, manifest.root)
         return order
 
     def plan(self, world_size: int) -> BatchPlan:
@@ -273,12 +251,7 @@ class ShardDataModule(LightningDataModule):
         if stage != "fit" or self.trainer is None:
             return
         derived = self.plan(self.trainer.world_size).accumulate
-        if self.trainer.accumulate_grad_batches not in (1, derived):
-            raise UserInputError(
-                f"trainer.accumulate_grad_batches={self.trainer.accumulate_grad_batches} is not "
-                f"yours to set: it follows from data.global_batch_size and data.micro_batch_size "
-                f"(here {derived}). Leave it out."
-            )
+        check_accumulation(self.trainer.accumulate_grad_batches, derived)
         self.trainer.accumulate_grad_batches = derived
 
     def train_dataloader(self) -> TrainLoader:
@@ -299,7 +272,8 @@ class ShardDataModule(LightningDataModule):
         loader.before_wait = self.before_wait
         kept = 0
         if self.locations["val"] is not None:
-            kept = self.caching.kept_bytes(self._shard_samples("val"), self._place())
+            val = self._splits.shard_samples("val", workers)
+            kept = self.caching.kept_bytes(val, self._place())
         if isinstance(samples, ShardSamples):
             loader.before_step = self.caching.follow_training(
                 samples, order, plan, self._place(), steps, workers, kept
@@ -342,10 +316,7 @@ class ShardDataModule(LightningDataModule):
         samples = self.samples(split)
         size = self.eval_batch_size or self.plan(world_size).micro_batch_size
         size = min(size, -(-len(samples) // world_size))
-        requests = [
-            BatchRequest(np.arange(start, stop, dtype=np.int64), size=size)
-            for start, stop in evaluation_slices(len(samples), size, rank, world_size)
-        ]
+        requests = evaluation_requests(len(samples), size, rank, world_size)
         dataset = ShardDataset(
             samples, self.eval_crop, self.build_decoder(), channels=self.channels, seed=self.seed
         )
@@ -360,22 +331,6 @@ class ShardDataModule(LightningDataModule):
         """Let go of the cache: nothing is needed any more."""
         self.caching.close()
 
-    def _shard_samples(self, split: str) -> ShardSamples:
-        return ShardSamples(self.manifest(split), self.caching.store(self._workers().num_workers))
-
-    @property
-    def _is_sequential(self) -> bool:
-        location = self.locations["train"]
-        return location is not None and is_sequential(location)
-
-    def _sequential_samples(self) -> SequentialSamples:
-        rank, world_size = self._ranks()
-        shards = self.manifest("train").table.names
-        shuffled = self.shuffle != "none"
-        place = StreamPlace(rank, world_size, self.seed, self.samples_seen, shuffled)
-        epoch_samples = self.manifest("train").num_samples
-        return SequentialSamples(shards, epoch_samples, place, self._num_classes)
-
     def _place(self) -> RankPlace:
         rank, world_size = self._ranks()
         local_ranks = self.trainer.num_devices if self.trainer is not None else 1
@@ -389,18 +344,5 @@ class ShardDataModule(LightningDataModule):
     def _workers(self) -> WorkerOptions:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         local_ranks = self.trainer.num_devices if self.trainer is not None else 1
-        share = self.cpus_per_rank or len(os.sched_getaffinity(0)) // max(1, local_ranks)
-        workers = max(0, share - 1) if self.num_workers is None else self.num_workers
+        workers = readers_per_rank(self.num_workers, self.cpus_per_rank, local_ranks)
         return self.worker_options(workers, on_gpu=on_gpu)
-
-
-def _check_counts(**values: int | None) -> None:
-    for name, value in values.items():
-        if value is not None and value < 1:
-            raise UserInputError(f"data.{name}={value} must be at least 1.")
-
-
-def _train_crop(kind: TrainCrop, size: int, scale: tuple[float, float], pad: int) -> Crop:
-    if kind == "random_resized":
-        return RandomResizedCrop(size, (scale[0], scale[1]))
-    return PadCrop(size, pad) if kind == "pad" else CenterCrop(size, size)

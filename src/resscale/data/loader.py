@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from typing import Any, Literal, Protocol, cast
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from resscale.data.batching import BatchPlan
+from resscale.data.batching import BatchPlan, evaluation_slices
 from resscale.data.dataset import Batch, BatchRequest, ShardDataset
 from resscale.data.order import EpochOrder
 from resscale.data.reader_choice import WorkerKind
@@ -180,6 +181,16 @@ class EvaluationLoader:
             if batch is None:
                 return
             yield raise_errors(batch)
+
+
+def evaluation_requests(
+    num_samples: int, batch_size: int, rank: int, world_size: int
+) -> list[BatchRequest]:
+    """Return a rank's batches of an evaluation that visits each sample once; see batching."""
+    return [
+        BatchRequest(np.arange(start, stop, dtype=np.int64), size=batch_size)
+        for start, stop in evaluation_slices(num_samples, batch_size, rank, world_size)
+    ]
 
 
 class _ErrorsAsValues(Dataset[Any]):

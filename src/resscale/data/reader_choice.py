@@ -1,7 +1,8 @@
-"""Whether processes or threads read the batches of a rank."""
+"""How many read the batches of a rank, and whether they are processes or threads."""
 
 from __future__ import annotations
 
+import os
 from typing import Literal, get_args
 
 from resscale.errors import UserInputError, nearest
@@ -38,3 +39,26 @@ def choose_worker_kind(choice: str, decoder: str, *, is_sequential: bool) -> Wor
     if choice == "auto":
         return "threads" if decoder in _FOR_THREADS and not is_sequential else "processes"
     return "threads" if choice == "threads" else "processes"
+
+
+def check_num_workers(num_workers: int | None) -> None:
+    """Refuse fewer readers than none.
+
+    Raises:
+        UserInputError: a number below 0.
+    """
+    if num_workers is not None and num_workers < 0:
+        raise UserInputError(f"data.num_workers={num_workers} must be 0 or more.")
+
+
+def readers_per_rank(num_workers: int | None, cpus_per_rank: int | None, local_ranks: int) -> int:
+    """Return how many readers a rank has.
+
+    Args:
+        num_workers: what the user says; None: one for each CPU of the rank but one, which trains.
+        cpus_per_rank: CPUs of the rank, where somebody knows; None: its share of the process's.
+        local_ranks: ranks that share those.
+    """
+    if num_workers is not None:
+        return num_workers
+    return max(0, (cpus_per_rank or len(os.sched_getaffinity(0)) // max(1, local_ranks)) - 1)

@@ -1,0 +1,45 @@
+"""Splits by name: opened once, refused where they are not named."""
+
+from pathlib import Path
+
+import pytest
+
+from resscale.data.caching import Caching
+from resscale.data.loader import WorkerOptions
+from resscale.data.samples import FileSamples, ShardSamples
+from resscale.data.sequential import SequentialSamples, StreamPlace
+from resscale.data.splits import Splits
+from resscale.errors import UserInputError
+
+PLACE = StreamPlace(0, 1, 0, 0, False)
+
+
+def splits(epoch_samples: int | None = None, **locations: str) -> Splits:
+    named: dict[str, str | None] = dict.fromkeys(("train", "val", "test", "predict"))
+    return Splits({**named, **locations}, Caching(), epoch_samples)
+
+
+def test_a_manifest_is_opened_once() -> None:
+    found = splits(train="builtin:digits/train")
+    assert found.manifest("train") is found.manifest("train")
+    assert found.manifest("train").num_samples == 1437
+
+
+def test_a_split_without_a_name_is_refused() -> None:
+    with pytest.raises(UserInputError, match=r"data\.test is not set: name a folder of shards"):
+        splits().manifest("test")
+
+
+def test_what_samples_come_from_follows_from_the_name(photo_tree: Path) -> None:
+    found = splits(100, train="pipe:cat a.tar", val="builtin:digits/test", predict=str(photo_tree))
+    kinds = [
+        type(found.samples(split, WorkerOptions(), PLACE, 10))
+        for split in ("train", "val", "predict")
+    ]
+    assert kinds == [SequentialSamples, ShardSamples, FileSamples]
+    assert found.is_sequential
+
+
+def test_shards_are_not_sequential() -> None:
+    assert not splits(train="builtin:digits/train").is_sequential
+    assert not splits().is_sequential
