@@ -140,7 +140,7 @@ def test_another_accumulation_is_refused() -> None:
 
 def test_one_global_batch_is_the_least() -> None:
     check_batch_fits(8, 8, "shards")
-    with pytest.raises(UserInputError, match="is more than the 7 .* in shards; choose 7 or less"):
+    with pytest.raises(UserInputError, match=r"is more than the 7 .* in shards; choose 7 or less"):
         check_batch_fits(8, 7, "shards")
 
 
