@@ -171,13 +171,19 @@ def start(contenders: Sequence[Contender], options: argparse.Namespace) -> dict[
 
 
 def measure(servers: Mapping[str, Server], num_rounds: int) -> dict[str, list[dict[str, float]]]:
-    """Let all read in turns, each round beginning with another one."""
+    """Let all read in turns, each round beginning with another one.
+
+    Raises:
+        RuntimeError: one of them has ended, or has read no images.
+    """
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
     names = list(servers)
     for number in range(num_rounds):
         first = number * len(names) // num_rounds
         for name in names[first:] + names[:first]:
             rounds[name].append(servers[name].read_epoch())
+            if rounds[name][-1]["images"] == 0:
+                raise RuntimeError(f"{name} has read no images")
         print(f"round {number + 1} of {num_rounds}", file=sys.stderr, flush=True)
     return rounds
 

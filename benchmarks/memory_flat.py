@@ -4,8 +4,9 @@
     python benchmarks/memory_flat.py SHARDS --figure docs/loader-memory.svg --epochs 5 --workers 2
 
 A process per case reads SHARDS epoch after epoch as training does, with readers that stay. In the
-middle and at the end of each epoch the proportional set size (PSS) of the process and of all below
-it is summed: memory that several share counts once.
+middle and at the end of each epoch the memory of the process and of all below it is summed, by the
+proportional set size (PSS): what several share counts once. Files that are mapped, such as
+libraries, are left out: how much of them counts depends on who else on the machine has them open.
 """
 
 from __future__ import annotations
@@ -34,7 +35,13 @@ CASES = (
 
 @dataclass(frozen=True)
 class Usage:
-    """Bytes of a process tree: proportional and resident set size, and number of processes."""
+    """Bytes of a process tree and its number of processes.
+
+    Args:
+        pss: proportional set size of memory that is no file: heaps, stacks, shared memory.
+        rss: resident set size of all, what several share counted for each.
+        processes: number.
+    """
 
     pss: int
     rss: int
@@ -71,7 +78,8 @@ def tree_usage(root: int) -> Usage:
             sizes = parse_rollup(Path(f"/proc/{pid}/smaps_rollup").read_text())
         except OSError:
             continue
-        pss, rss, processes = pss + sizes["Pss"], rss + sizes["Rss"], processes + 1
+        pss += sizes["Pss_Anon"] + sizes["Pss_Shmem"]
+        rss, processes = rss + sizes["Rss"], processes + 1
     return Usage(pss, rss, processes)
 
 
@@ -142,7 +150,7 @@ def draw(cases: Mapping[str, Sequence[Sequence[Usage]]], figure: Path) -> None:
             for place in range(len(usages))
         ]
         axes.plot(places, values, "o-", markersize=3, linewidth=1.2, label=name)
-    axes.set(xlabel="epochs read", ylabel="memory of all processes (PSS), MB", ylim=(0, None))
+    axes.set(xlabel="epochs read", ylabel="memory of all processes, MB", ylim=(0, None))
     axes.legend(fontsize=8, ncol=2, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     picture.tight_layout()

@@ -72,7 +72,9 @@ def serve(epoch: Callable[[], int], distributions: Sequence[str], gives: str = "
     # What libraries print must not come between the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    epoch()  # compiles, starts workers, fills the page cache
+    # Compiles, starts workers, fills the page cache. Some swallow every error and give nothing.
+    if epoch() == 0:
+        raise RuntimeError("error: an epoch without images")
     ready = {"versions": versions_of(distributions), "gives": gives}
     print(json.dumps(ready), file=answers, flush=True)
     for _ in sys.stdin:

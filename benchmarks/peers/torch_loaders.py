@@ -90,7 +90,7 @@ def timm_wds(options: Options) -> Iterable[Any]:
     from timm.data.loader import fast_collate
 
     shards = sorted(Path(options.data).glob("*.tar"))
-    names = f"{shards[0].name[:-10]}{{000000..{len(shards) - 1:06d}}}"
+    names = f"{shards[0].name[:-10]}{{000000..{len(shards) - 1:06d}}}.tar"
     dataset = create_dataset(
         "wds/", options.data, split=names, is_training=True, num_samples=options.images
     )
