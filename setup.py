@@ -16,7 +16,11 @@ from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("src/resscale/_native")
 NOTE = "not_built.txt"
-REMEDY = "apt install gcc libjpeg-dev python3-dev, then pip install resscale again"
+# pip takes what is installed, or a wheel of its cache, for good enough otherwise.
+REMEDY = (
+    "apt install gcc libjpeg-dev python3-dev, then install resscale again with pip's "
+    "--force-reinstall --no-deps --no-cache-dir"
+)
 # What each header is missing for, first what all else needs.
 NEEDED = (
     ("stdlib.h", "there is no working C compiler"),

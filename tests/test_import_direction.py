@@ -14,7 +14,13 @@ import pytest
 import resscale
 
 SOURCE = Path(resscale.__file__).parent
-LAYERS = (("errors", "_native"), ("models", "data"), ("training",), ("cluster", "report", "bench"), ("cli",))
+LAYERS = (
+    ("errors", "_native"),
+    ("models", "data"),
+    ("training",),
+    ("cluster", "report", "bench"),
+    ("cli",),
+)
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
 RANK_VARIABLES = {
     "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE",

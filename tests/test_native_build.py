@@ -36,7 +36,7 @@ def test_without_a_compiler_the_build_goes_on_and_says_why(tmp_path: Path) -> No
     note = (tmp_path / "resscale" / "_native" / "not_built.txt").read_text()
     assert note == (
         "there is no working C compiler; apt install gcc libjpeg-dev python3-dev, "
-        "then pip install resscale again\n"
+        "then install resscale again with pip's --force-reinstall --no-deps --no-cache-dir\n"
     )
     assert not list(tmp_path.rglob("*.so"))
 

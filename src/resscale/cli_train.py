@@ -276,6 +276,7 @@ class Session:
         cli.build(self)
         self.trainer, self.model, self.data = cli.trainer, cli.model, cli.datamodule
         STARTUP.before_end = self._kill_ranks
+        self.data.splits.looks_at_shards = self.launch.is_first_on_node
         self.data.cpus_per_rank = self.start.cpus_per_rank(self.trainer.num_devices)
         self.watch.attach(self.trainer)
         self.trainer.resscale_config = plain  # type: ignore[attr-defined]

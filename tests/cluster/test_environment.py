@@ -35,6 +35,25 @@ BATCH = {
 }
 
 
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "night", "RANK": "9"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "is_first_on_node"),
+    [
+        ({}, True),
+        (TASK, False),
+        ({**TASK, "SLURM_LOCALID": "0"}, True),
+        ({**TORCHRUN, "LOCAL_RANK": "1"}, False),
+        ({**TORCHRUN, "LOCAL_RANK": "0"}, True),
+        ({"LOCAL_RANK": "1", RUN_DIR_VARIABLE: "runs/one"}, False),
+    ],
+    ids=["alone", "srun", "srun, first", "torchrun", "torchrun, first", "our launcher"],
+)
+def test_one_rank_of_a_node_is_its_first(environ: dict[str, str], is_first_on_node: bool) -> None:
+    assert read_launch(environ).is_first_on_node is is_first_on_node
+
+
 def test_a_process_started_by_hand_is_the_first() -> None:
     launch = read_launch({})
     assert launch == Launch(rank=0, job_id=None, run_dir=None)
@@ -136,7 +155,7 @@ def test_outside_slurm_there_is_no_job() -> None:
 
 def test_a_rank_of_torchrun_has_its_rank_and_run_id() -> None:
     launch = read_launch({"TORCHELASTIC_RUN_ID": "abc", "RANK": "5", "LOCAL_RANK": "1"})
-    assert launch == Launch(rank=5, job_id="abc", run_dir=None, launcher="torchrun")
+    assert launch == Launch(rank=5, job_id="abc", run_dir=None, launcher="torchrun", local_rank=1)
 
 
 def test_torchrun_in_a_job_of_slurm_is_torchrun() -> None:
@@ -165,7 +184,7 @@ def test_torchrun_without_a_run_id_takes_a_given_directory() -> None:
 
 def test_a_rank_that_resscale_started_takes_rank_0_s_directory() -> None:
     launch = read_launch({"LOCAL_RANK": "1", RUN_DIR_VARIABLE: "/runs/x"})
-    assert launch == Launch(rank=1, job_id=None, run_dir="/runs/x")
+    assert launch == Launch(rank=1, job_id=None, run_dir="/runs/x", local_rank=1)
 
 
 def test_rank_0_chooses_a_directory_of_its_own() -> None:

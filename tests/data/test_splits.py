@@ -1,15 +1,17 @@
 """Splits by name: opened once, refused where they are not named."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from resscale.data.builtin import resolve
 from resscale.data.caching import Caching
 from resscale.data.loader import WorkerOptions
 from resscale.data.samples import FileSamples, ShardSamples
 from resscale.data.sequential import SequentialSamples, StreamPlace
 from resscale.data.splits import Splits
-from resscale.errors import UserInputError
+from resscale.errors import DataFormatError, UserInputError
 
 PLACE = StreamPlace(0, 1, 0, 0, False)
 
@@ -38,6 +40,16 @@ def test_what_samples_come_from_follows_from_the_name(photo_tree: Path) -> None:
     ]
     assert kinds == [SequentialSamples, ShardSamples, FileSamples]
     assert found.is_sequential
+
+
+def test_shards_are_looked_at_by_who_is_told_to(tmp_path: Path) -> None:
+    shutil.copytree(resolve("builtin:digits/test"), tmp_path / "digits")
+    next((tmp_path / "digits").glob("*.tar")).unlink()
+    with pytest.raises(DataFormatError, match="is missing"):
+        splits(train=str(tmp_path / "digits")).manifest("train")
+    other = splits(train=str(tmp_path / "digits"))
+    other.looks_at_shards = False
+    assert other.manifest("train").num_samples == 360
 
 
 def test_shards_are_not_sequential() -> None:

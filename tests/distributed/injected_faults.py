@@ -54,9 +54,7 @@ class Fault(Callback):
 class StuckDataset(ShardDataset):
     """Reads some batches and then hangs, as a network file system does."""
 
-    def open_batch(
-        self, request: BatchRequest, buffers: PixelBuffers | None = None
-    ) -> StuckBatch:
+    def open_batch(self, request: BatchRequest, buffers: PixelBuffers | None = None) -> StuckBatch:
         return StuckBatch(self, request, buffers)
 
 

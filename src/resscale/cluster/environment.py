@@ -85,6 +85,7 @@ class Launch:
         launcher: what has started each rank; None: rank 0 starts the others of this machine.
         slurm: the job, inside one.
         restart_count: how often SLURM has requeued the job, or torchrun has started its ranks anew.
+        local_rank: the rank among those of this node, as far as the environment tells, else 0.
     """
 
     rank: int
@@ -93,11 +94,17 @@ class Launch:
     launcher: Literal["srun", "torchrun"] | None = None
     slurm: SlurmJob | None = None
     restart_count: int = 0
+    local_rank: int = 0
 
     @property
     def is_first(self) -> bool:
         """This process speaks for the job."""
         return self.rank == 0
+
+    @property
+    def is_first_on_node(self) -> bool:
+        """This process looks at what all ranks of its node share."""
+        return self.local_rank == 0
 
     @property
     def srun(self) -> SlurmJob | None:
@@ -159,12 +166,14 @@ def read_launch(environ: Mapping[str, str] = os.environ) -> Launch:
                 f"{RUN_DIR_VARIABLE}."
             )
         restarts += int(environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-        return Launch(int(environ.get("RANK", "0")), job, run_dir, "torchrun", slurm, restarts)
+        rank, local_rank = (int(environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
+        return Launch(rank, job, run_dir, "torchrun", slurm, restarts, local_rank)
     if slurm is not None and slurm.starts_ranks:
-        return Launch(slurm.rank, f"job{slurm.job_id}", None, "srun", slurm, restarts)
+        job = f"job{slurm.job_id}"
+        return Launch(slurm.rank, job, None, "srun", slurm, restarts, slurm.local_rank)
     rank = int(environ.get("LOCAL_RANK", "0"))
     if rank:
-        return Launch(rank, None, run_dir, None, slurm, restarts)
+        return Launch(rank, None, run_dir, None, slurm, restarts, rank)
     job_id = None if slurm is None else f"job{slurm.job_id}"
     return Launch(0, job_id, None, None, slurm, restarts)
 

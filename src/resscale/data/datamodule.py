@@ -148,7 +148,7 @@ class ShardDataModule(LightningDataModule):
         # What the run that is gone on with was decoded with, where a checkpoint says so.
         self.decoder_before: str | None = None
         self.caching = Caching(cache, cache_gb, cache_local, storage_options, give_up_s)
-        self._splits = Splits(self.locations, self.caching, epoch_samples)
+        self.splits = Splits(self.locations, self.caching, epoch_samples)
         self.samples_seen = 0
         self.train_crop = build_train_crop(train_crop, image_size, scale, pad)
         self.eval_crop = build_eval_crop(train_crop, eval_size or image_size, eval_resize)
@@ -166,13 +166,13 @@ class ShardDataModule(LightningDataModule):
         Raises:
             UserInputError: no shards are named for it, or they are not what the manifest says.
         """
-        return self._splits.manifest(split)
+        return self.splits.manifest(split)
 
     def samples(self, split: str) -> Samples:
         """Return the encoded samples of a split; for "predict" they may be plain image files."""
         rank, world_size = self._ranks()
         place = StreamPlace(rank, world_size, self.seed, self.samples_seen, self.shuffle != "none")
-        return self._splits.samples(split, self._workers(), place, self._num_classes)
+        return self.splits.samples(split, self._workers(), place, self._num_classes)
 
     @property
     def decoder_name(self) -> DecoderName:
@@ -191,7 +191,7 @@ class ShardDataModule(LightningDataModule):
             on_gpu: batches go to a GPU.
         """
         kind = choose_worker_kind(
-            self.worker_kind, self.decoder_name, is_sequential=self._splits.is_sequential
+            self.worker_kind, self.decoder_name, is_sequential=self.splits.is_sequential
         )
         return WorkerOptions(num_workers, self.start_method, pin_memory=on_gpu, kind=kind)
 
@@ -207,9 +207,9 @@ class ShardDataModule(LightningDataModule):
             global_batch_size=self.global_batch_size,
             seed=self.seed,
             # Of a sequential source, ids are running numbers: its readers do the shuffling.
-            shuffle="none" if self._splits.is_sequential else self.shuffle,
+            shuffle="none" if self.splits.is_sequential else self.shuffle,
             window=self.window,
-            partitions=1 if self._splits.is_sequential else self.partitions,
+            partitions=1 if self.splits.is_sequential else self.partitions,
         )
         check_batch_fits(self.global_batch_size, manifest.num_samples, manifest.root)
         return order
@@ -272,7 +272,7 @@ class ShardDataModule(LightningDataModule):
         loader.before_wait = self.before_wait
         kept = 0
         if self.locations["val"] is not None:
-            val = self._splits.shard_samples("val", workers)
+            val = self.splits.shard_samples("val", workers)
             kept = self.caching.kept_bytes(val, self._place())
         if isinstance(samples, ShardSamples):
             loader.before_step = self.caching.follow_training(

@@ -10,7 +10,10 @@ from resscale.data.augment import Crop, Cut, Uniforms
 from resscale.data.decode import DecodeError, Pixels
 from resscale.data.decode_pillow import PillowDecoder
 
-_REMEDY = "apt install gcc libjpeg-dev python3-dev, then pip install resscale again"
+_REMEDY = (
+    "apt install gcc libjpeg-dev python3-dev, then install resscale again with pip's "
+    "--force-reinstall --no-deps --no-cache-dir"
+)
 
 
 class NativeDecoder:

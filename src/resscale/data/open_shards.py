@@ -42,13 +42,16 @@ def open_manifest(location: str) -> Manifest:
     return cached_manifest(shards)
 
 
-def open_split(split: str, location: str, epoch_samples: int | None) -> Manifest:
+def open_split(
+    split: str, location: str, epoch_samples: int | None, *, looks_at_shards: bool = True
+) -> Manifest:
     """Return the manifest of a split of the user's, checked.
 
     Args:
         split: "train", "val", "test" or "predict".
         location: what the user names, as for `open_manifest`; for "train" a sequential source, too.
         epoch_samples: samples of an epoch of a sequential source; None otherwise.
+        looks_at_shards: sees whether shards are there, and as long as the manifest says.
 
     Raises:
         UserInputError: as `open_manifest`; or a sequential source where samples must be counted.
@@ -63,7 +66,8 @@ def open_split(split: str, location: str, epoch_samples: int | None) -> Manifest
             )
         return sequential_manifest(location, epoch_samples)
     manifest = open_manifest(location)
-    manifest.check_sizes()
+    if looks_at_shards:
+        manifest.check_sizes()
     if split == "train" and epoch_samples is not None:
         raise UserInputError(
             f"data.epoch_samples={epoch_samples} is for sources that cannot be counted (pipe:, "

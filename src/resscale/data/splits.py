@@ -29,6 +29,8 @@ class Splits:
         self.locations = locations
         self.caching = caching
         self.epoch_samples = epoch_samples
+        # One rank of a node is enough: a thousand would ask a file system for each shard.
+        self.looks_at_shards = True
         self._manifests: dict[str, Manifest] = {}
 
     @property
@@ -50,7 +52,9 @@ class Splits:
                     f"data.{split} is not set: name a folder of shards with --data.{split} FOLDER."
                 )
             set_default(self.caching.remote)
-            self._manifests[split] = open_split(split, location, self.epoch_samples)
+            self._manifests[split] = open_split(
+                split, location, self.epoch_samples, looks_at_shards=self.looks_at_shards
+            )
         return self._manifests[split]
 
     def samples(
