@@ -9,6 +9,7 @@ of silence (SlurmdTimeout; SLURM's own default is 300 s).
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -36,6 +37,7 @@ class Failures:
         self.slurm = slurm
         self.job = job
         self.down: str | None = None
+        self.is_cut = False
 
     def signal_to_all(self) -> None:
         """A stop request, as at a time limit."""
@@ -67,16 +69,18 @@ class Failures:
 
     def node_without_network(self) -> None:
         """A node's cable is pulled."""
-        self.down = self._other_node()
+        self.down, self.is_cut = self._other_node(), True
         self.slurm.cut(self.down)
 
     def mend(self) -> None:
         """Bring the node back."""
         if self.down is not None:
-            self.slurm.heal(self.down)
-            self.slurm.start_node(self.down)
+            if self.is_cut:
+                self.slurm.heal(self.down)
+            else:
+                self.slurm.start_node(self.down)
             self.slurm.wait_for_node(self.down)
-            self.down = None
+            self.down, self.is_cut = None, False
 
     def _other_node(self) -> str:
         facts = self.slurm.facts(self.job)
@@ -109,7 +113,9 @@ def measure(soak: Soak) -> list[tuple[str, float, float, float]]:
         soak.wait_for_start(job, count + 1)
         started_s = time.monotonic() - began_s
         soak.wait_for_step(job)
-        rows.append((event.__doc__ or "", gone(began_s), started_s, time.monotonic() - began_s))
+        trains_s = time.monotonic() - began_s
+        # A rank behind a pulled cable is there until SLURM sees its node again.
+        rows.append(((event.__doc__ or "").rstrip("."), gone(began_s), started_s, trains_s))
         print("{}  gone {:.0f} s, started {:.0f} s, trains {:.0f} s".format(*rows[-1]), flush=True)
         failures.mend()
     soak.slurm.run("scancel", job)
@@ -129,8 +135,9 @@ def main() -> int:
     print(
         "| what | ranks gone, s | started again, s | trains again, s |\n| --- | --- | --- | --- |"
     )
-    for what, *seconds in rows:
-        print(f"| {what} | {' | '.join(f'{value:.0f}' for value in seconds)} |")
+    for what, gone_s, *others in rows:
+        gone = f"{gone_s:.0f}" if math.isfinite(gone_s) else "not before the node is back"
+        print(f"| {what} | {gone} | {' | '.join(f'{value:.0f}' for value in others)} |")
     return 0
 
 
