@@ -43,6 +43,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.environ["RESSCALE_CACHE"] = before
 
 
+@pytest.fixture(autouse=True)
+def _no_run_for_others() -> Iterator[None]:
+    """A run of this process names its directory to the ranks that it starts; not to later tests."""
+    yield
+    os.environ.pop("RESSCALE_RUN_DIR", None)
+
+
 @pytest.fixture(scope="session")
 def rank_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankServer]:
     """A process that forks ranks: for runs whose start is not what is tested."""

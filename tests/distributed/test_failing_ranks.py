@@ -118,8 +118,8 @@ def assert_stuck(ended: Ended) -> None:
     assert ended.event["kind"] == "hang"
     # The line that hangs, in the rank's own process or in the one that reads for it.
     assert "injected_faults.py" in ended.event["traceback"]
-    assert "time.sleep(600)" in ended.event["traceback"]
-    assert "time.sleep(600)" in ended.said
+    assert "in read" in ended.event["traceback"]
+    assert "in read" in ended.said
 
 
 def test_an_exception_in_one_rank_ends_all(repository: Path, tmp_path: Path) -> None:

@@ -29,11 +29,12 @@ def test_an_array_that_is_requeued_and_runs_out_of_time_packs_the_bytes_of_one_p
     job = slurm.submit(
         "--array=0-2", "--cpus-per-task=1", f"--export=ALL,RESSCALE_PYTHON={sys.executable}",
         f"--output={tmp_path}/%a.log",
-        SCRIPT, "digits", out, "--samples_per_shard", "3", "--format", "png",
+        SCRIPT, "digits", out, "--samples_per_shard", "1", "--format", "png",
         cwd=tmp_path,
     )  # fmt: skip
-    # 479 shards of train: all three are in the middle when they are disturbed.
-    slurm.wait_for(lambda: len(list(out.glob("train/*.tar"))) > 5, "shards")
+    # 1,437 shards of train, 479 for each: the first is in the middle when it is disturbed.
+    progress = out / "train" / ".pack-0-of-3.jsonl"
+    slurm.wait_for(lambda: progress.exists() and progress.read_text().count("\n") > 3, "shards")
     slurm.signal(f"{job}_0", "USR2", to="batch")  # what SLURM sends before the time limit
     slurm.run("scontrol", "requeue", f"{job}_1")
     restarts = []
@@ -47,6 +48,6 @@ def test_an_array_that_is_requeued_and_runs_out_of_time_packs_the_bytes_of_one_p
     for split in ("train", "test"):
         ended = [log for log in logs if f"{split}: " in log and "ended last" in log]
         assert ended  # each split by the part that saw all of its shards
-    options = PackOptions(samples_per_shard=3, format="png", quality=100)
+    options = PackOptions(samples_per_shard=1, format="png", quality=100)
     pack_splits(digits_splits(), tmp_path / "whole", options, "resscale pack digits")
     assert files_of(out) == files_of(tmp_path / "whole")
