@@ -74,4 +74,5 @@ def test_zero_2_on_one_cpu_rank_loses_what_a_single_device_loses() -> None:
     assert zero[:3] == ["deepspeed_2", "32-true", "no"]
     assert float(single[4]) == 0
     assert float(zero[4]) < 1e-5
-    assert float(zero[5]) > 0
+    # images/s are written with a thousands separator
+    assert float(zero[5].replace(",", "")) > 0
