@@ -165,6 +165,7 @@ def make_data(options: argparse.Namespace) -> Any:
                         "label": label.to(options.device),
                         "flip": flip.to(options.device),
                         "id": torch.arange(size[0]) + number * size[0],
+                        "copy": torch.zeros(size[0], dtype=torch.int64),
                         **{"epoch": 0, "step": number, "bad": []},
                     }
                 )

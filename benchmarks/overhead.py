@@ -130,7 +130,8 @@ def random_batches(options: argparse.Namespace) -> list[Batch]:
         label = torch.randint(0, options.num_classes, (options.batch_size,))
         ids = torch.arange(options.batch_size) + number * options.batch_size
         flip = torch.rand(options.batch_size) < 0.5
-        made.append(Batch(image=image, label=label, flip=flip, id=ids, epoch=0, step=0, bad=[]))
+        whole = {"image": image, "label": label, "flip": flip, "id": ids}
+        made.append(Batch(**whole, copy=torch.zeros_like(ids), epoch=0, step=0, bad=[]))
     return made
 
 

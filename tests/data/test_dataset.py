@@ -58,6 +58,8 @@ def test_a_batch_is_uint8_in_channels_last_with_labels_and_ids(shards: Shards) -
     assert batch["id"].tolist() == [9, 0, 4]
     assert batch["flip"].tolist() == [False] * 3  # not asked for
     assert batch["flip"].dtype == torch.bool
+    assert batch["copy"].tolist() == [0] * 3  # no repeats
+    assert batch["copy"].dtype == torch.int64
     assert (batch["epoch"], batch["step"], batch["bad"]) == (2, 7, [])
 
 
@@ -178,6 +180,24 @@ def test_flips_and_crops_are_drawn_independently() -> None:
     dataset.crop = Recording(1)
     flips = batch_of(dataset, list(range(2000)))["flip"].numpy()
     assert abs(np.corrcoef(flips, crops)[0, 1]) < 4 / np.sqrt(2000)
+
+
+def test_each_copy_of_a_sample_has_draws_of_its_own(shards: Shards) -> None:
+    dataset = ShardDataset(shards(), RandomResizedCrop(SIDE), flip=True)
+    ids = np.full(64, 7)
+    request = BatchRequest(ids, epoch=3, copies=np.arange(64), size=65)
+    batch = dataset.read_batch(request)
+    assert batch["copy"].tolist() == [*range(64), 0]  # padding is no copy
+    assert len({row.numpy().tobytes() for row in batch["image"][:64]}) == 64
+    assert abs(int(batch["flip"][:64].sum()) - 32) <= 16  # 4 standard errors: 4 × √(64 / 4)
+    # The first copy is what the sample is without repeats.
+    alone = batch_of(dataset, [7], epoch=3)
+    assert torch.equal(batch["image"][0], alone["image"][0])
+    assert batch["flip"][0] == alone["flip"][0]
+    # And a copy is the same wherever it stands.
+    other = dataset.read_batch(BatchRequest(np.array([2, 7]), epoch=3, copies=np.array([0, 63])))
+    assert torch.equal(batch["image"][63], other["image"][1])
+    assert batch["flip"][63] == other["flip"][1]
 
 
 # Damage

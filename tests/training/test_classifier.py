@@ -35,6 +35,7 @@ def batch() -> Batch:
         label=torch.tensor([0, 5, 2, 1, 1]),
         flip=torch.tensor([True, False, False, True, False]),
         id=torch.tensor([17, 4, 99, 3, 0]),
+        copy=torch.zeros(5, dtype=torch.int64),
         epoch=2,
         step=7,
         bad=[],

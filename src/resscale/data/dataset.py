@@ -17,6 +17,7 @@ from resscale.data.decode_pillow import PillowDecoder
 from resscale.data.locations import name_of, parent
 from resscale.data.manifest import Manifest
 from resscale.data.permutation import Int64, hash_uint64, mix_key, uniforms
+from resscale.data.repeats import augment_ids
 from resscale.data.samples import Samples, ShardSamples, read_each
 from resscale.data.shard_index import NO_LABEL
 from resscale.errors import DataFormatError
@@ -34,12 +35,14 @@ class BatchRequest:
         epoch: epoch of the augmentation.
         step: step within the epoch.
         size: rows of the batch; rows beyond `ids` are padding.
+        copies: which of its sample's repeats each row is, int64 (n,); None: 0 for all.
     """
 
     ids: Int64
     epoch: int = 0
     step: int = 0
     size: int = 0
+    copies: Int64 | None = None
 
 
 class BadSample(NamedTuple):
@@ -56,13 +59,16 @@ class Batch(TypedDict):
     """A micro-batch.
 
     image: uint8 (N, C, H, W) in channels_last memory; label: int64 (N,), -1 where not counted;
-    flip: bool (N,), rows to mirror on the device; id: int64 (N,), -1 for padding.
+    flip: bool (N,), rows to mirror on the device; id: int64 (N,), -1 for padding; copy: int64 (N,),
+    which of its sample's repeats a row is, 0 without repeats. Draws per row are keyed by
+    `augment_ids(id, copy)`; both stay on the host.
     """
 
     image: torch.Tensor
     label: torch.Tensor
     flip: torch.Tensor
     id: torch.Tensor
+    copy: torch.Tensor
     epoch: int
     step: int
     bad: list[BadSample]
@@ -171,8 +177,12 @@ class OpenBatch:
             self._pixels = buffers.take(rows, crop.size, dataset.channels)
             self._pixels[len(ids) :] = 0
         self._labels = np.full(rows, IGNORED, dtype=np.int64)
+        self._copies = np.zeros(rows, dtype=np.int64)
+        if request.copies is not None:
+            self._copies[: len(ids)] = request.copies
         crop_key = mix_key(dataset.seed, _CROP, request.epoch)
-        self._uniform = uniforms(ids, crop.num_uniforms, crop_key)
+        keyed = augment_ids(ids, self._copies[: len(ids)])
+        self._uniform = uniforms(keyed, crop.num_uniforms, crop_key)
         self._failures: dict[int, str] = {}
 
     def read(self, start: int, stop: int) -> None:
@@ -201,12 +211,14 @@ class OpenBatch:
         shown = np.full(len(self._labels), -1, dtype=np.int64)
         shown[: len(request.ids)] = request.ids
         flip_key = mix_key(dataset.seed, _FLIP, request.epoch)
-        flips = (hash_uint64(shown.astype(np.uint64), flip_key) >> np.uint64(63)).astype(bool)
+        keyed = augment_ids(shown, self._copies).astype(np.uint64)
+        flips = (hash_uint64(keyed, flip_key) >> np.uint64(63)).astype(bool)
         return Batch(
             image=torch.from_numpy(self._pixels).permute(0, 3, 1, 2),
             label=torch.from_numpy(self._labels),
             flip=torch.from_numpy(flips & dataset.flip),
             id=torch.from_numpy(shown),
+            copy=torch.from_numpy(self._copies),
             epoch=request.epoch,
             step=request.step,
             bad=bad,
