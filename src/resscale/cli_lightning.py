@@ -20,6 +20,7 @@ from resscale.training.checkpoint import Checkpointer
 from resscale.training.classifier import ImageClassifier
 from resscale.training.ema import WeightAverage
 from resscale.training.ema_decay import EmaConfig
+from resscale.training.expected_curve import CurveWatch, ExpectedCurve
 from resscale.training.guard import NonFiniteGuard
 from resscale.training.monitor import Monitor
 from resscale.training.precision import build_precision, precision_name
@@ -117,6 +118,7 @@ class TrainCli(LightningCLI):
         parser.add_class_arguments(NonFiniteGuard, "guard")
         parser.add_class_arguments(EmaConfig, "ema")
         parser.add_class_arguments(PreemptConfig, "preempt")
+        parser.add_class_arguments(ExpectedCurve, "expected")
         parser.link_arguments("data.global_batch_size", "model.global_batch_size")
         parser.link_arguments("data.channels", "model.in_channels")
         # One seed names the initial weights, the order, the augmentation and the noise.
@@ -173,6 +175,9 @@ class TrainCli(LightningCLI):
             callbacks += [SampleLog()] if self.config.data.log_sample_ids else []
             ema: EmaConfig = self.config_init.ema
             callbacks += [WeightAverage(ema)] if ema.decay is not None else []
+            # Behind the average, whose evaluation counts too.
+            curve: ExpectedCurve = self.config_init.expected
+            callbacks += [CurveWatch(curve)] if curve.top1 else []
             callbacks += [
                 checkpointer,
                 session.start.preemption(checkpointer, self.config_init.preempt),
