@@ -14,18 +14,11 @@ How it is drawn afterwards stands in docs/paper.md.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shutil
-import signal
-import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-PREEMPTED = 75
+from run_queue import work_off
 
 
 @dataclass(frozen=True)
@@ -65,76 +58,16 @@ NETS = {
 }
 
 
-def status(run: Path) -> str:
-    """Return the status that a run's summary states, or "new"."""
-    try:
-        return str(json.loads((run / "summary.json").read_text())["status"])
-    except (FileNotFoundError, json.JSONDecodeError, KeyError):
-        return "new"
-
-
-def command(name: str, seed: int, run: Path, overlay: list[str]) -> list[str]:
-    """Return the `resscale fit` of a net and seed."""
+def arguments(name: str, overlay: list[str]) -> list[str]:
+    """Return what `resscale fit` is given for a net."""
     chosen = NETS[name]
     configs = [f"configs/paper/{chosen.experiment}.yaml", *overlay]
-    arguments = [part for config in configs for part in ("--config", config)]
-    arguments += [*chosen.options, f"--seed_everything={seed}", f"--run_dir={run}"]
-    if any((run / "checkpoints").glob("*.ckpt")):
-        arguments.append("--ckpt_path=auto")
-    return [sys.executable, "-m", "resscale", "fit", *arguments]
+    return [*(part for config in configs for part in ("--config", config)), *chosen.options]
 
 
 def runs_folder(overlay: list[str]) -> Path:
     """Return where runs go by default: what is done with other data must not be passed over."""
     return Path("runs") / "-".join(["paper", *(Path(config).stem for config in overlay)])
-
-
-class Queue:
-    """Runs the nets, `jobs` at a time, and passes a stop on to them."""
-
-    def __init__(self, folder: Path, overlay: list[str]) -> None:
-        self.folder = folder
-        self.overlay = overlay
-        self.stopping = False
-        self.running: set[subprocess.Popen[bytes]] = set()
-        self.failed: list[str] = []
-
-    def stop(self, *_: object) -> None:
-        """Ask the running nets to save and leave; start no other."""
-        self.stopping = True
-        for process in list(self.running):
-            process.send_signal(signal.SIGTERM)
-
-    def train(self, name: str, seed: int) -> None:
-        """Train one net, unless it is done or the queue is stopping."""
-        run = self.folder / f"{name}-s{seed}"
-        if self.stopping or status(run) == "done":
-            return
-        if not any((run / "checkpoints").glob("*.ckpt")):
-            # Killed before its first checkpoint: nothing to go on with, and `fit` would refuse it.
-            shutil.rmtree(run, ignore_errors=True)
-        run.mkdir(parents=True, exist_ok=True)
-        started = time.monotonic()
-        # One thread each: two nets on two cores are faster than one net on both.
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        with (run / "fit.log").open("ab") as log:
-            process = subprocess.Popen(
-                command(name, seed, run, self.overlay),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                # Ctrl-C reaches the queue alone, which asks each net once.
-                start_new_session=True,
-            )
-            self.running.add(process)
-            if self.stopping:  # asked between the test above and here
-                process.send_signal(signal.SIGTERM)
-            code = process.wait()
-            self.running.discard(process)
-        minutes = (time.monotonic() - started) / 60
-        print(f"{run.name}: {status(run)} after {minutes:.1f} min", flush=True)
-        if code not in (0, PREEMPTED):
-            self.failed.append(f"{run.name} left with {code}, see {run}/fit.log")
 
 
 def main() -> int:
@@ -158,15 +91,13 @@ def main() -> int:
     if options.overlay:
         # Other data bring a length of their own.
         chosen = [name for name in chosen if not set(LONGER) & set(NETS[name].options)]
-    queue = Queue(options.runs_dir or runs_folder(options.overlay), options.overlay)
-    for request in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(request, queue.stop)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for seed in options.seeds:
-            for name in chosen:
-                pool.submit(queue.train, name, seed)
-    print(*queue.failed, sep="\n", end="\n" if queue.failed else "", file=sys.stderr)
-    return 1 if queue.failed else PREEMPTED if queue.stopping else 0
+    folder = options.runs_dir or runs_folder(options.overlay)
+    runs = [
+        (arguments(name, options.overlay), seed, folder / f"{name}-s{seed}")
+        for seed in options.seeds
+        for name in chosen
+    ]
+    return work_off(runs, options.jobs)
 
 
 if __name__ == "__main__":

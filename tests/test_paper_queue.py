@@ -1,6 +1,6 @@
 """The queue of the paper's experiments: its commands are real, it goes on, and it stops when asked.
 
-It lies in `benchmarks/paper.py`, beside the package.
+They lie in `benchmarks/paper.py` and `benchmarks/run_queue.py`, beside the package.
 """
 
 import importlib.util
@@ -15,6 +15,7 @@ from types import ModuleType
 
 import pytest
 import yaml
+from run_queue import fit_command
 
 from resscale.cli_lightning import TrainCli
 
@@ -76,7 +77,7 @@ def test_every_net_s_command_parses_and_builds(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    words = QUEUE.command(name, 2, tmp_path / "run", [])
+    words = fit_command(QUEUE.arguments(name, []), 2, tmp_path / "run")
     assert words[1:4] == ["-m", "resscale", "fit"]
     cli = TrainCli("fit", words[4:])
     assert cli.config.seed_everything == 2
@@ -128,7 +129,7 @@ def test_a_queue_that_is_stopped_goes_on_from_its_checkpoints(tmp_path: Path) ->
     assert queue.returncode == 75
     stopped = summaries(tmp_path)
     assert {facts["status"] for facts in stopped.values()} == {"preempted"}
-    words = QUEUE.command("plain20", 0, tmp_path / "runs" / "plain20-s0", [])
+    words = fit_command(QUEUE.arguments("plain20", []), 0, tmp_path / "runs" / "plain20-s0")
     assert "--ckpt_path=auto" in words
 
 
