@@ -168,8 +168,8 @@ def test_a_new_run_directory_needs_no_config_where_options_say_it_all(
 def test_a_run_directory_holds_what_the_design_says(trained: tuple[Path, list[str]]) -> None:
     names = {path.name for path in trained[0].iterdir()}
     assert names == {
-        "config.yaml", "metrics.csv", "summary.json", "events.jsonl", "tensorboard", "checkpoints",
-        "ranks",
+        "config.yaml", "metrics.csv", "speed.csv", "summary.json", "events.jsonl", "tensorboard",
+        "checkpoints", "ranks",
     }  # fmt: skip
 
 

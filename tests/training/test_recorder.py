@@ -1,5 +1,6 @@
 """The recorder: summary, metrics table and sample log, however a run ends."""
 
+import csv
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -234,3 +235,17 @@ def test_the_table_takes_rows_with_values_only(
     table.log_hyperparams({"lr": 1})
     assert run.metrics.exists() == written
     assert (table.name, table.version) == ("metrics", "run")
+
+
+def test_what_is_known_of_speed_goes_into_its_own_table(run: RunDir) -> None:
+    table = MetricsTable(run)
+    table.log_metrics({"val/top1": 0.5, "epoch": 1}, step=3)  # an evaluation has no speed
+    assert not run.speed.exists()
+    table.log_metrics({"train/loss": 1.5, "speed/memory_bytes": 2048.0, "epoch": 1}, step=4)
+    with run.speed.open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert {name: cell for name, cell in row.items() if cell} == {
+        "epoch": "1",
+        "step": "4",
+        "memory_bytes": "2048",
+    }

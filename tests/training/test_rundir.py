@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from resscale.errors import UserInputError
-from resscale.training.rundir import METRIC_COLUMNS, RunDir, append_line
+from resscale.training.rundir import METRIC_COLUMNS, SPEED_COLUMNS, RunDir, append_line
 
 
 @pytest.fixture
@@ -54,6 +54,17 @@ def test_rows_are_appended_under_one_header_and_gaps_stay_empty(run: RunDir) -> 
         first, second = csv.DictReader(file)
     assert (first["step"], first["train/loss"], first["val/top1"]) == ("1", "0.333333333", "")
     assert (second["step"], second["train/loss"], second["val/top1"]) == ("2", "", "0.5")
+
+
+def test_speed_and_memory_stand_in_a_table_of_their_own(run: RunDir) -> None:
+    run.append_speed({"epoch": 0, "step": 5, "memory_bytes": 1.5e9, "skipped_steps": 0.0})
+    RunDir(run.path).append_speed({"epoch": 0, "step": 10, "step_s_p50": 0.25})  # a restart
+    with run.speed.open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert tuple(first) == SPEED_COLUMNS
+    assert (first["step"], first["memory_bytes"], first["mfu"]) == ("5", "1.5e+09", "")
+    assert (second["step"], second["memory_bytes"], second["step_s_p50"]) == ("10", "", "0.25")
+    assert not run.metrics.exists()
 
 
 def test_events_are_one_json_object_a_line(run: RunDir) -> None:
@@ -104,14 +115,18 @@ def test_at_the_start_of_an_epoch_only_whole_epochs_stay(run: RunDir) -> None:
     assert places(run, 0) == [(0, 0), (0, 1)]
 
 
-def test_rows_of_the_table_behind_the_checkpoint_are_dropped(run: RunDir) -> None:
+def test_rows_of_the_tables_behind_the_checkpoint_are_dropped(run: RunDir) -> None:
     for step in (1, 2, 3, 4):
         run.append_metrics({"epoch": 0, "step": step, "train/loss": float(step)})
+        run.append_speed({"epoch": 0, "step": step, "memory_bytes": 100.0 * step})
     run.cut_back(epoch=0, step_in_epoch=2, global_step=2)
     with run.metrics.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["1", "2"]  # and the header is still there
     assert [row["train/loss"] for row in rows] == ["1", "2"]
+    with run.speed.open(newline="") as file:
+        speed = [(row["step"], row["memory_bytes"]) for row in csv.DictReader(file)]
+    assert speed == [("1", "100"), ("2", "200")]
 
 
 @pytest.mark.parametrize("torn", ['{"epoch": 0, "st', "{", "[1, 2", '{"epoch": 0}'])

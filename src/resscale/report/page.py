@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -10,19 +9,16 @@ from pathlib import Path
 from resscale import __version__
 from resscale.errors import UserInputError
 from resscale.report.curves import Picture, colours, draw
+from resscale.report.elements import NOT_RECORDED, Cell, counted, picture_of, section_of, table_of
 from resscale.report.groups import Group, differences
 from resscale.report.response_figure import draw_responses
 from resscale.report.results import Result, Statistic, summarise
 from resscale.report.runs import Run
 from resscale.report.style import PAGE, STYLE
 
-NOT_RECORDED = '<span class="missing">not recorded</span>'
 _SUFFIXES = (".html", ".htm")
 _TITLE_CHARACTERS = 70
 _WHOLE_CHARACTERS = 16  # shorter lists of seeds stay on one line
-
-# A cell: its HTML, and whether it is a number, which stands at the right.
-_Cell = tuple[str, bool]
 
 
 def write_report(groups: Sequence[Group], out: Path, date: str) -> list[Path]:
@@ -85,11 +81,11 @@ def render(groups: Sequence[Group], pictures: Sequence[Picture], date: str) -> s
     title = ", ".join(names)
     if len(title) > _TITLE_CHARACTERS:
         title = f"{len(groups)} groups of runs"
-    facts = f"{_count(len(runs), 'run')} in {_count(len(groups), 'group')}. " if runs[1:] else ""
+    facts = f"{counted(len(runs), 'run')} in {counted(len(groups), 'group')}. " if runs[1:] else ""
     sections = [
         _results(groups),
         '<div class="pictures">',
-        *(_picture(picture, names) for picture in pictures),
+        *(picture_of(picture, names) for picture in pictures),
         "</div>",
         _differences(groups),
         _runs(groups),
@@ -131,10 +127,10 @@ def _results(groups: Sequence[Group]) -> str:
         "very images that it is measured on, so it flatters. Training error: mean of the last "
         "epoch's augmented batches. GMACs: 10⁹ multiply-adds per image."
     )
-    return _section("Results", f'{_table(titles, rows)}<p class="note">{notes}</p>')
+    return section_of("Results", f'{table_of(titles, rows)}<p class="note">{notes}</p>')
 
 
-def _result_row(result: Result, colour: str, with_ema: bool) -> list[_Cell]:
+def _result_row(result: Result, colour: str, with_ema: bool) -> list[Cell]:
     seeds = ", ".join(dict.fromkeys(result.seeds))
     kind = "whole" if len(seeds) < _WHOLE_CHARACTERS else "seeds"
     epochs = "–".join(str(e) for e in sorted({min(result.epochs), max(result.epochs)}))
@@ -161,37 +157,27 @@ def _result_row(result: Result, colour: str, with_ema: bool) -> list[_Cell]:
     ]
 
 
-def _picture(picture: Picture, names: Sequence[str]) -> str:
-    data = base64.b64encode(picture.svg()).decode()
-    alt = escape(f"{picture.title}: {', '.join(names)}", quote=True)
-    return _section(
-        picture.title,
-        f'<figure><img alt="{alt}" src="data:image/svg+xml;base64,{data}">'
-        f"<figcaption>{escape(picture.caption)}</figcaption></figure>",
-    )
-
-
 def _differences(groups: Sequence[Group]) -> str:
     if len(groups) < 2:
         return ""
     found = differences(groups)
     if not found:
-        return _section("Differences", "<p>The configurations are equal apart from seeds.</p>")
-    rows: list[list[_Cell]] = [
+        return section_of("Differences", "<p>The configurations are equal apart from seeds.</p>")
+    rows: list[list[Cell]] = [
         [
             (f"<code>{escape(difference.key)}</code>", False),
             *((f"<code>{escape(value)}</code>", False) for value in difference.values),
         ]
         for difference in found
     ]
-    table = _table(["key", *(escape(group.name) for group in groups)], rows, cards=False)
+    shown = table_of(["key", *(escape(group.name) for group in groups)], rows, cards=False)
     note = "The configuration keys whose values are not the same everywhere; seeds are left out."
-    return _section("Differences", f'<div class="wide">{table}</div><p class="note">{note}</p>')
+    return section_of("Differences", f'<div class="wide">{shown}</div><p class="note">{note}</p>')
 
 
 def _runs(groups: Sequence[Group]) -> str:
     titles = ["run", "group", "seed", "status", "ranks", "last written"]
-    rows: list[list[_Cell]] = []
+    rows: list[list[Cell]] = []
     for group in groups:
         for run in group.runs:
             state = escape(run.state)
@@ -208,28 +194,28 @@ def _runs(groups: Sequence[Group]) -> str:
                 escape(run.last_written),
             )
             rows.append([(cell, False) for cell in cells])
-    return _section("Runs", _table(titles, rows))
+    return section_of("Runs", table_of(titles, rows))
 
 
 def _faults(groups: Sequence[Group]) -> str:
     lines = [line for group in groups for run in group.runs for line in _faults_of(run)]
     if not lines:
-        return _section("Faults", "<p>None: no damaged samples, no resumes.</p>")
+        return section_of("Faults", "<p>None: no damaged samples, no resumes.</p>")
     items = "".join(f"<li>{line}</li>" for line in lines)
-    return _section("Faults", f"<ul>{items}</ul>")
+    return section_of("Faults", f"<ul>{items}</ul>")
 
 
 def _faults_of(run: Run) -> Iterable[str]:
     name = f"<code>{escape(str(run.path))}</code>"
     if run.bad_samples:
         yield (
-            f"{name}: {_count(run.bad_samples, 'damaged sample')} replaced, listed in its "
+            f"{name}: {counted(run.bad_samples, 'damaged sample')} replaced, listed in its "
             f"<code>events.jsonl</code>"
         )
     if run.resumed_at:
         word = "step" if len(run.resumed_at) == 1 else "steps"
         steps = ", ".join(f"{step:,}" for step in run.resumed_at)
-        yield f"{name}: resumed {_count(len(run.resumed_at), 'time')}, at {word} {steps}"
+        yield f"{name}: resumed {counted(len(run.resumed_at), 'time')}, at {word} {steps}"
 
 
 def _commands(groups: Sequence[Group]) -> str:
@@ -238,43 +224,7 @@ def _commands(groups: Sequence[Group]) -> str:
     )
     known = [command for command in commands if command]
     items = "".join(f"<li><code>{escape(command)}</code></li>" for command in known)
-    return _section("Commands", f"<ul>{items}</ul>" if items else f"<p>{NOT_RECORDED}</p>")
-
-
-def _table(titles: Sequence[str], rows: Iterable[Sequence[_Cell]], *, cards: bool = True) -> str:
-    """Return a table whose first column names the row; on a phone, its rows become cards.
-
-    Args:
-        titles: HTML of the headings.
-        rows: the cells.
-        cards: whether it has few enough columns, or long enough cells, for that.
-    """
-    rows = list(rows)
-    numbers = [is_number for _, is_number in rows[0]]
-    head = "".join(
-        _tag("th", title, n, 'scope="col"') for title, n in zip(titles, numbers, strict=True)
-    )
-    body = "".join(
-        "<tr>"
-        + _tag("th", row[0][0], False, 'scope="row"')
-        + "".join(
-            _tag("td", f"<span>{cell}</span>", number, f'data-label="{title}"')
-            for title, (cell, number) in zip(titles[1:], row[1:], strict=True)
-        )
-        + "</tr>\n"
-        for row in rows
-    )
-    kind = ' class="cards"' if cards else ""
-    return f"<table{kind}>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"
-
-
-def _tag(name: str, content: str, is_number: bool, attributes: str) -> str:
-    kind = ' class="number"' if is_number else ""
-    return f"<{name}{kind} {attributes}>{content}</{name}>"
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>"
+    return section_of("Commands", f"<ul>{items}</ul>" if items else f"<p>{NOT_RECORDED}</p>")
 
 
 def _statistic(statistic: Statistic | None) -> str:
@@ -282,7 +232,3 @@ def _statistic(statistic: Statistic | None) -> str:
         return NOT_RECORDED
     spread = f" ± {statistic.sd:.2f}" if statistic.sd is not None else ""
     return f"{statistic.mean:.2f}{spread}"
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Writes the run directory: the metrics table, the summary, the sample log."""
+"""Writes the run directory: the tables of metrics and speed, the summary, the sample log."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from resscale.training.monitor import Monitor
 from resscale.training.position import Position
 from resscale.training.rundir import RunDir, append_line
 
+_SPEED = "speed/"
+
 
 class MetricsTable(Logger):
-    """A Lightning logger that appends to `metrics.csv`, over restarts too.
+    """A Lightning logger that appends to `metrics.csv` and `speed.csv`, over restarts too.
 
     Args:
         run: the run directory.
@@ -42,9 +44,16 @@ class MetricsTable(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append a row, if it has any of the table's values."""
+        """Append a row to each table that it has values of."""
         if any("/" in name or name == "lr" for name in metrics):
             self.run.append_metrics({**metrics, "step": step})
+        speed = {
+            name.removeprefix(_SPEED): value
+            for name, value in metrics.items()
+            if name.startswith(_SPEED)
+        }
+        if speed:
+            self.run.append_speed({**speed, "epoch": metrics.get("epoch"), "step": step})
 
     def log_hyperparams(
         self,

@@ -2,8 +2,8 @@
 
 ```
 runs/<run-id>/
-  config.yaml  metrics.csv  summary.json  events.jsonl  tensorboard/  checkpoints/  samples/
-  logs/
+  config.yaml  metrics.csv  speed.csv  summary.json  events.jsonl  tensorboard/  checkpoints/
+  samples/  logs/
 ```
 """
 
@@ -14,7 +14,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -37,6 +37,20 @@ METRIC_COLUMNS = (
     "lr",
     "images_per_s",
     "data_wait",
+)
+# The table above keeps its columns, which others rely on; what else is known of an interval's speed
+# stands in a file of its own, since TensorBoard's cannot be read without TensorBoard.
+SPEED_COLUMNS = (
+    "epoch",
+    "step",
+    "images_per_s_per_rank",
+    "step_s_p50",
+    "step_s_p90",
+    "step_s_p99",
+    "mfu",
+    "memory_bytes",
+    "slowest_rank",
+    "slowest_ratio",
 )
 
 
@@ -61,6 +75,11 @@ class RunDir:
     def metrics(self) -> Path:
         """The metrics table."""
         return self.path / "metrics.csv"
+
+    @property
+    def speed(self) -> Path:
+        """The table of speed and memory."""
+        return self.path / "speed.csv"
 
     @property
     def summary(self) -> Path:
@@ -168,13 +187,11 @@ class RunDir:
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add a row to the metrics table; columns the table does not have are left out."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        fresh = not self.metrics.exists()
-        with self.metrics.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if fresh:
-                writer.writerow(METRIC_COLUMNS)
-            writer.writerow([_short(row.get(column)) for column in METRIC_COLUMNS])
+        _append_row(self.metrics, METRIC_COLUMNS, row)
+
+    def append_speed(self, row: Mapping[str, Any]) -> None:
+        """Add a row to the table of speed; columns the table does not have are left out."""
+        _append_row(self.speed, SPEED_COLUMNS, row)
 
     def read_summary(self) -> dict[str, Any]:
         """Return the summary, empty where there is none yet."""
@@ -204,14 +221,16 @@ class RunDir:
 
         for file in sorted((self.path / "samples").glob("rank-*.jsonl")):
             _keep_lines(file, sample_holds)
-        if self.metrics.exists():
-            column = METRIC_COLUMNS.index("step")
+        column = METRIC_COLUMNS.index("step")
+        assert column == SPEED_COLUMNS.index("step"), "both tables are cut by one rule"
 
-            def row_holds(line: str) -> bool:
-                cell = next(csv.reader([line]))[column]
-                return not cell.isdigit() or int(cell) <= global_step
+        def row_holds(line: str) -> bool:
+            cell = next(csv.reader([line]))[column]
+            return not cell.isdigit() or int(cell) <= global_step
 
-            _keep_lines(self.metrics, row_holds)
+        for table in (self.metrics, self.speed):
+            if table.exists():
+                _keep_lines(table, row_holds)
 
 
 def _lock(file: TextIO) -> bool:
@@ -247,6 +266,17 @@ def append_line(path: Path, line: str) -> None:
         os.write(descriptor, (line + "\n").encode())
     finally:
         os.close(descriptor)
+
+
+def _append_row(path: Path, columns: Sequence[str], row: Mapping[str, Any]) -> None:
+    """Append a row to a CSV file, with the heading where the file is new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if fresh:
+            writer.writerow(columns)
+        writer.writerow([_short(row.get(column)) for column in columns])
 
 
 def _keep_lines(path: Path, keep: Callable[[str], bool]) -> None:
