@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from parity import load_outcome, loss_difference, tensor_difference
+from torch import nn
 
 from resscale import create_model
 from resscale.cli import main
 from resscale.errors import UserInputError
-from resscale.training.compiling import compile_network
+from resscale.training.compiling import captures_graphs, check_graphs, compile_network
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
@@ -46,6 +47,77 @@ def test_inductor_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(UserInputError, match=r"needs a C\+\+ compiler"):
         compile_network(create_model("resnet8_cifar", 10), "inductor")
+
+
+class Layer(nn.Module):
+    """A convolution and its BatchNorm: torch compiles nothing of its own containers' code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        normed: torch.Tensor = self.norm(self.conv(images))
+        return normed
+
+
+def test_each_size_of_image_is_compiled_once_and_not_at_each_step() -> None:
+    network = Layer()
+    compile_network(network, "eager")
+    take_num_graphs()
+    # Ten sizes (torch itself gives up at eight), two epochs of two steps each.
+    for size in [*range(8, 18), *range(8, 18)]:
+        for _ in range(2):
+            network(torch.zeros(2, 1, size, size))
+    assert take_num_graphs() == 10
+
+
+def test_sizes_are_constants_of_what_is_compiled() -> None:
+    network = Layer()
+    compile_network(network, "eager")
+    take_num_graphs()
+    # With symbols for sizes, the second graph would serve the third size, too.
+    for size in (8, 12, 16):
+        network(torch.zeros(2, 1, size, size))
+    assert take_num_graphs() == 3
+
+
+def test_a_mode_is_one_of_inductors() -> None:
+    network = create_model("resnet8_cifar", 10)
+    with pytest.raises(UserInputError, match=r"reduce-overhed is not one of.*'reduce-overhead'"):
+        compile_network(network, "inductor", "reduce-overhed")
+    with pytest.raises(UserInputError, match=r"is a mode of inductor, and model.compile=eager"):
+        compile_network(network, "eager", "max-autotune")
+
+
+@pytest.mark.parametrize(
+    ("backend", "mode", "captures"),
+    [
+        ("inductor", "reduce-overhead", True),
+        ("inductor", "max-autotune", True),
+        ("cudagraphs", None, True),
+        ("inductor", "max-autotune-no-cudagraphs", False),
+        ("inductor", None, False),
+        (None, None, False),
+    ],
+)
+def test_what_records_cuda_graphs_is_known(
+    backend: str | None, mode: str | None, captures: bool
+) -> None:
+    assert captures_graphs(backend, mode) == captures
+
+
+def test_cuda_graphs_are_refused_where_addresses_change() -> None:
+    legal = {"device": "cuda", "deepspeed": False, "accumulate": 1}
+    check_graphs("inductor", "reduce-overhead", **legal)  # type: ignore[arg-type]
+    for changed, words in (
+        ({"device": "cpu"}, "compile_mode=reduce-overhead records CUDA graphs.*runs on cpu"),
+        ({"deepspeed": True}, "weights and gradients do not stay where they are"),
+        ({"accumulate": 4}, "overwrites the gradients that 4 micro-batches"),
+    ):
+        with pytest.raises(UserInputError, match=words):
+            check_graphs("inductor", "reduce-overhead", **{**legal, **changed})  # type: ignore[arg-type]
+        check_graphs("inductor", None, **{**legal, **changed})  # type: ignore[arg-type]
 
 
 @pytest.fixture
