@@ -7,6 +7,8 @@ from pathlib import Path
 
 from resscale.data.datamodule import ShardDataModule
 from resscale.data.decoders import describe_decoder, warn_of_other_decoder
+from resscale.data.progressive import describe_sizes
+from resscale.data.repeats import describe_repeats, distinct_order
 from resscale.data.samples import ShardSamples
 from resscale.data.shuffle_quality import describe_shuffle
 from resscale.models.weights import LoadedWeights
@@ -15,7 +17,11 @@ from resscale.training.rundir import RunDir
 
 
 def start_lines(
-    run: RunDir, data: ShardDataModule, model: ImageClassifier, world_size: int
+    run: RunDir,
+    data: ShardDataModule,
+    model: ImageClassifier,
+    world_size: int,
+    max_epochs: int | None = None,
 ) -> list[str]:
     """Return where the run is written to and what its numbers come to, the directory first.
 
@@ -24,18 +30,22 @@ def start_lines(
         data: the data.
         model: the model.
         world_size: number of ranks.
+        max_epochs: where training ends; None: unknown.
     """
     order, size = data.order(), data.train_crop.size
     macs = model.num_macs(size)
     cost = f", {macs / 1e9:.3g} GMACs at {size}x{size}" if macs is not None else ""
     steps = f"{order.num_steps} {'step' if order.num_steps == 1 else 'steps'} per epoch"
-    left = f", {order.num_dropped} left over (others each epoch)" if order.num_dropped else ""
+    others = "others each epoch" if data.repeats == 1 else f"others each {data.repeats} epochs"
+    left = f", {order.num_dropped} left over ({others})" if order.num_dropped else ""
     rate = model.optimizer_config.explain_lr(data.global_batch_size)
     return [
         f"run directory: {run.path}",
         f"{data.plan(world_size)}; {rate}",
         f"{model.num_parameters:,} parameters{cost}; "
         f"{order.num_samples:,} training samples = {steps}{left}",
+        *describe_repeats(order),
+        *describe_sizes(data.train_sizes, max_epochs),
         *decoder_lines(data),
         *shuffle_lines(data, world_size),
     ]
@@ -53,7 +63,10 @@ def shuffle_lines(data: ShardDataModule, world_size: int) -> list[str]:
     if not isinstance(data.samples("train"), ShardSamples):
         return []  # a sequential source says its own
     micro_batch_size = data.plan(world_size).micro_batch_size
-    found = describe_shuffle(data.order(), data.manifest("train"), micro_batch_size)
+    # Copies say nothing of how the shards are mixed.
+    order = distinct_order(data.order())
+    micro_batch_size = min(micro_batch_size, order.global_batch_size)
+    found = describe_shuffle(order, data.manifest("train"), micro_batch_size)
     return found.splitlines() if found else []
 
 

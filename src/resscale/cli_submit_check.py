@@ -62,8 +62,8 @@ def check_training(arguments: Sequence[str], shape: Shape, *, check_data: bool) 
     check_trainer({**built.trainer}, shape)
     model, data = built.model, built.data
     plan = data.plan(shape.num_ranks)
-    for crop in (data.train_crop, data.eval_crop):
-        model.check_image_size(crop.size)
+    for size in data.image_sizes:
+        model.check_image_size(size)
     lines = [f"{plan}; {model.optimizer_config.explain_lr(data.global_batch_size)}"]
     if shape.gpus_per_node and str(config.trainer.accelerator) == "cpu":
         lines.append("note: trainer.accelerator=cpu leaves the job's GPUs idle")

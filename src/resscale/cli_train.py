@@ -30,6 +30,7 @@ from resscale.errors import (
     UserInputError,
 )
 from resscale.training.checkpoint import STATE_KEY, load_checkpoint, tidy_finished
+from resscale.training.compiling import check_graphs
 from resscale.training.ema_checkpoint import explain_average, load_averaged
 from resscale.training.ema_decay import EmaConfig
 from resscale.training.failure_watch import FailureWatch
@@ -38,7 +39,7 @@ from resscale.training.predictions import PredictionWriter
 from resscale.training.rank_log import RankLog
 from resscale.training.runid import config_digest
 from resscale.training.startup import STARTUP
-from resscale.training.strategy import register_strategies
+from resscale.training.strategy import device_type, register_strategies, uses_deepspeed
 
 # What shells give a command that Ctrl-C has ended.
 INTERRUPTED = 130
@@ -220,7 +221,8 @@ class Session:
         """Print where the run is written to and what its numbers come to."""
         if not self.launch.is_first:
             return
-        lines = start_lines(self.run, self.data, self.model, self.trainer.world_size)
+        trainer = self.trainer
+        lines = start_lines(self.run, self.data, self.model, trainer.world_size, trainer.max_epochs)
         if self.ckpt_path:
             lines.append(f"going on from {self.ckpt_path}")
         if self.loaded:
@@ -282,8 +284,16 @@ class Session:
         self.trainer.resscale_config = plain  # type: ignore[attr-defined]
         splits = tuple(s for s in _SPLITS[self.stage] if s != "val" or self._wants("val"))
         self.data.check(splits, self.model.num_classes, self.trainer.world_size)
-        for crop in (self.data.train_crop, self.data.eval_crop):
-            self.model.check_image_size(crop.size)
+        if self.stage == "fit":
+            check_graphs(
+                self.config.model.compile,
+                self.config.model.compile_mode,
+                device=device_type(self.config.trainer.accelerator),
+                deepspeed=uses_deepspeed(self.trainer.strategy),
+                accumulate=self.data.plan(self.trainer.world_size).accumulate,
+            )
+        for size in self.data.image_sizes:
+            self.model.check_image_size(size)
         self.loaded = load_first_weights(self.stage, self.config, self.model, self.ckpt_path)
         checkpoint = None
         if self.ckpt_path is not None:

@@ -6,7 +6,7 @@ Flips, normalisation and mixing are not here: they run on the device, for whole 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -52,6 +52,10 @@ class Crop(Protocol):
         """Return the region for an image of `width` × `height` pixels."""
         ...
 
+    def at_size(self, size: int) -> Crop:
+        """Return the same choice of regions for results of another side, in pixels."""
+        ...
+
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
@@ -93,6 +97,10 @@ class RandomResizedCrop:
         left, top = (width - w) // 2, (height - h) // 2
         return Cut(left, top, left + w, top + h)
 
+    def at_size(self, size: int) -> RandomResizedCrop:
+        """Return the same regions, resized to another side."""
+        return replace(self, size=size)
+
 
 @dataclass(frozen=True)
 class PadCrop:
@@ -112,6 +120,10 @@ class PadCrop:
         dx, dy = (int(u * (2 * self.padding + 1)) - self.padding for u in uniform)
         x, y = width / self.size, height / self.size
         return Box(dx * x, dy * y, (dx + self.size) * x, (dy + self.size) * y)
+
+    def at_size(self, size: int) -> PadCrop:
+        """Return the crop of another side, shifted by the same share of it."""
+        return replace(self, size=size, padding=round(self.padding * size / self.size))
 
 
 @dataclass(frozen=True)
@@ -139,6 +151,10 @@ class CenterCrop:
         left, top = round((wide - self.size) / 2.0), round((high - self.size) / 2.0)
         x, y = width / wide, height / high
         return Box(left * x, top * y, (left + self.size) * x, (top + self.size) * y)
+
+    def at_size(self, size: int) -> CenterCrop:
+        """Return the crop of another side, of the same share of the image."""
+        return replace(self, size=size, resize=round(self.resize * size / self.size))
 
 
 def _between(low: float, high: float, uniform: float) -> float:

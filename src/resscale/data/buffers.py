@@ -9,6 +9,8 @@ import numpy.typing as npt
 import torch
 
 Pixels = npt.NDArray[np.uint8]
+# Sizes of which memory is kept: batches of the last one may still be held when the next comes.
+_KEPT_SIZES = 2
 
 
 class PixelBuffers:
@@ -38,8 +40,14 @@ class PixelBuffers:
         if self.pinned:
             pixels: Pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
             return pixels
+        free = self._free.get(size)
+        if free is None:
+            # Images that grow come to a new size and never back: the memory of small ones may go.
+            for other in list(self._free)[: 1 - _KEPT_SIZES]:
+                self._free.pop(other, None)
+            free = self._free[size] = []
         try:
-            memory = self._free.setdefault(size, []).pop()
+            memory = free.pop()
         except IndexError:
             memory = bytearray(size)
         # A view of its own on the bytes: numpy lets views of an array hold that array's owner.
@@ -52,6 +60,6 @@ class PixelBuffers:
     def _give_back(self, size: int, memory: bytearray) -> None:
         # No lock: this may run in the middle of `take`, wherever Python collects garbage. One list
         # operation is whole by itself.
-        free = self._free.setdefault(size, [])
-        if len(free) < self.most_kept:
+        free = self._free.get(size)
+        if free is not None and len(free) < self.most_kept:
             free.append(memory)

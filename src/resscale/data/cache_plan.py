@@ -36,6 +36,7 @@ class DataUse:
         window: samples per shuffle window of a partition.
         partitions: runs of shards of the order.
         nodes: nodes that share the epoch.
+        repeats: times that each sample is read, by one node or several.
     """
 
     num_bytes: int
@@ -45,6 +46,7 @@ class DataUse:
     window: int
     partitions: int
     nodes: int
+    repeats: int = 1
 
     @property
     def touched(self) -> float:
@@ -53,8 +55,8 @@ class DataUse:
 
     @property
     def read_of_shard(self) -> float:
-        """Share of the samples of such a shard that the node reads in an epoch."""
-        return 1 / self.nodes / self.touched
+        """Reads of samples of such a shard by the node in an epoch, as a share of its samples."""
+        return self.repeats / self.nodes / self.touched
 
     @property
     def bytes_at_a_time(self) -> float:

@@ -16,11 +16,11 @@ from resscale.data.cache_entry import list_entries
 from resscale.data.cache_plan import CachePlan, DataUse, plan_cache, share_touched
 from resscale.data.dataset import BatchRequest
 from resscale.data.loader import WorkerOptions
-from resscale.data.order import EpochOrder
 from resscale.data.prefetch import Ahead, Course, FixedCourse, ListCourse, Prefetcher, TrainCourse
 from resscale.data.remote_counts import ReadCounts, WorkerCounts, add_up, counts
 from resscale.data.remote_errors import PROTOCOLS
 from resscale.data.remote_options import RemoteOptions
+from resscale.data.repeats import TrainOrder, distinct_order
 from resscale.data.samples import ShardSamples
 from resscale.data.store import READS_AT_ONCE, ShardStore
 from resscale.errors import UserInputError, nearest
@@ -69,6 +69,11 @@ class Caching:
     def __post_init__(self) -> None:
         if self.limit_gb is not None and not self.limit_gb > 0:
             raise UserInputError(f"data.cache_gb={self.limit_gb} must be above 0 gigabytes.")
+        if self.folder is not None and not self.folder.strip():
+            raise UserInputError(
+                f"data.cache={self.folder!r} names no folder (it would be the working folder): "
+                f"name one, --data.cache /local/cache, or leave the option out."
+            )
         if self.folder is None and (self.local_too or self.limit_gb is not None):
             named = "data.cache_local" if self.local_too else "data.cache_gb"
             raise UserInputError(f"{named} says how to use a cache; name its folder: --data.cache.")
@@ -120,7 +125,7 @@ class Caching:
     def follow_training(
         self,
         samples: ShardSamples,
-        order: EpochOrder,
+        order: TrainOrder,
         plan: BatchPlan,
         place: RankPlace,
         steps_per_epoch: int,
@@ -257,7 +262,7 @@ class _Followed(Sequence[BatchRequest]):
             self._follower.at(len(self._requests) + 8)
 
 
-def _use_of(samples: ShardSamples, order: EpochOrder, place: RankPlace) -> DataUse:
+def _use_of(samples: ShardSamples, order: TrainOrder, place: RankPlace) -> DataUse:
     manifest = samples.manifest
     return DataUse(
         manifest.num_bytes,
@@ -267,10 +272,11 @@ def _use_of(samples: ShardSamples, order: EpochOrder, place: RankPlace) -> DataU
         order.window,
         order.partitions,
         place.nodes,
+        order.global_batch_size // distinct_order(order).global_batch_size,
     )
 
 
-def _kept(order: EpochOrder, samples: ShardSamples, place: RankPlace) -> FixedCourse:
+def _kept(order: TrainOrder, samples: ShardSamples, place: RankPlace) -> FixedCourse:
     """Return the shards of this node, always in the same order: the first of them are kept."""
     share = order.global_batch_size // place.nodes
     node = place.rank * place.nodes // place.world_size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -16,28 +16,25 @@ from resscale.data.batching import (
     plan_batches,
     steps_of_limited_epoch,
 )
-from resscale.data.caching import Caching, RankPlace
-from resscale.data.crops import TrainCrop, build_eval_crop, build_train_crop
-from resscale.data.dataset import Batch, BatchRequest, ShardDataset
+from resscale.data.caching import Caching
+from resscale.data.crops import RATIO, TrainCrop, build_eval_crop, build_train_crop
+from resscale.data.dataset import Batch
 from resscale.data.decode import Decoder
 from resscale.data.decoders import DecoderChoice, DecoderName, build_decoder, choose_decoder
-from resscale.data.loader import (
-    EvaluationLoader,
-    StartMethod,
-    TrainLoader,
-    WorkerOptions,
-    evaluation_requests,
-)
+from resscale.data.loader import EvaluationLoader, StartMethod, TrainLoader, WorkerOptions
+from resscale.data.loaders import RankLoaders, TrainCourse, place_of
 from resscale.data.manifest import Manifest
-from resscale.data.order import DEFAULT_WINDOW, EpochOrder, Shuffle
+from resscale.data.order import DEFAULT_WINDOW, Shuffle
+from resscale.data.progressive import ProgressiveConfig, TrainSizes
 from resscale.data.reader_choice import (
     WorkerChoice,
     check_num_workers,
     choose_worker_kind,
     readers_per_rank,
 )
-from resscale.data.samples import Samples, ShardSamples
-from resscale.data.sequential import PROMISE, StreamPlace
+from resscale.data.repeats import TrainOrder, build_order, check_no_repeats, check_repeats
+from resscale.data.samples import Samples
+from resscale.data.sequential import StreamPlace
 from resscale.data.splits import Splits
 
 
@@ -51,16 +48,20 @@ class ShardDataModule(LightningDataModule):
         val: folder of validation shards.
         test: folder of test shards.
         predict: folder of shards, folder of images, or one image to predict.
-        global_batch_size: samples per optimizer step over all ranks.
+        global_batch_size: samples per optimizer step over all ranks, each copy counted.
         micro_batch_size: samples per forward pass of a rank, and so per BatchNorm batch; the rest
             is accumulated. None: the rank's whole share.
         eval_batch_size: samples per evaluation pass of a rank. None: the micro-batch's.
-        image_size: side of the training crop, pixels.
+        image_size: side of the training crop, pixels; with `progressive` what it grows to.
+        progressive: smaller images in the first epochs.
         train_crop: "random_resized" (ImageNet), "pad" (CIFAR: shifted by up to `pad` pixels) or
             "center" (none).
         scale: share of the image's area that a random_resized crop covers.
+        ratio: width over height of a random_resized crop's region.
         pad: largest shift of a "pad" crop, pixels.
         flip: mirror half of the training images, on the device.
+        repeats: copies of each sample in its global batch, each augmented by itself; `repeats`
+            epochs together take each sample in one step. See `RepeatedOrder`.
         eval_size: side of the evaluation crop, pixels. None: image_size.
         eval_resize: shorter side before the evaluation crop, pixels. None: see `build_eval_crop`.
         channels: 3 for RGB, 1 for grey.
@@ -95,10 +96,13 @@ class ShardDataModule(LightningDataModule):
         micro_batch_size: int | None = None,
         eval_batch_size: int | None = None,
         image_size: int = 224,
+        progressive: ProgressiveConfig = ProgressiveConfig(),  # noqa: B008 - frozen
         train_crop: TrainCrop = "random_resized",
         scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = RATIO,
         pad: int = 4,
         flip: bool = True,
+        repeats: int = 1,
         eval_size: int | None = None,
         eval_resize: int | None = None,
         channels: Literal[1, 3] = 3,
@@ -127,7 +131,9 @@ class ShardDataModule(LightningDataModule):
             eval_batch_size=eval_batch_size,
             global_batch_size=global_batch_size,
             epoch_samples=epoch_samples,
+            repeats=repeats,
         )
+        check_repeats(repeats, global_batch_size, partitions)
         check_num_workers(num_workers)
         self.locations = {"train": train, "val": val, "test": test, "predict": predict}
         self.global_batch_size = global_batch_size
@@ -135,6 +141,7 @@ class ShardDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.channels = channels
         self.flip = flip
+        self.repeats = repeats
         self.shuffle: Shuffle = shuffle
         self.window = window
         self.partitions = partitions
@@ -150,7 +157,9 @@ class ShardDataModule(LightningDataModule):
         self.caching = Caching(cache, cache_gb, cache_local, storage_options, give_up_s)
         self.splits = Splits(self.locations, self.caching, epoch_samples)
         self.samples_seen = 0
-        self.train_crop = build_train_crop(train_crop, image_size, scale, pad)
+        self.train_sizes = TrainSizes(progressive, image_size)
+        # At the full size; the loader brings it to that of the epoch.
+        self.train_crop = build_train_crop(train_crop, image_size, scale, pad, ratio)
         self.eval_crop = build_eval_crop(train_crop, eval_size or image_size, eval_resize)
         self._train_loader: TrainLoader | None = None
         # Of the model, where it is known: labels outside are found when they are read.
@@ -195,15 +204,20 @@ class ShardDataModule(LightningDataModule):
         )
         return WorkerOptions(num_workers, self.start_method, pin_memory=on_gpu, kind=kind)
 
-    def order(self) -> EpochOrder:
+    def order(self) -> TrainOrder:
         """Return the training order of epoch 0.
 
         Raises:
-            UserInputError: fewer samples than one global batch.
+            UserInputError: fewer samples than one global batch, or repeats of what comes as it
+                comes.
         """
         manifest = self.manifest("train")
-        order = EpochOrder(
+        check_batch_fits(self.global_batch_size, manifest.num_samples, manifest.root)
+        if self.splits.is_sequential:
+            check_no_repeats(self.repeats, manifest.root)
+        return build_order(
             manifest.shard_sizes,
+            repeats=self.repeats,
             global_batch_size=self.global_batch_size,
             seed=self.seed,
             # Of a sequential source, ids are running numbers: its readers do the shuffling.
@@ -211,8 +225,15 @@ class ShardDataModule(LightningDataModule):
             window=self.window,
             partitions=1 if self.splits.is_sequential else self.partitions,
         )
-        check_batch_fits(self.global_batch_size, manifest.num_samples, manifest.root)
-        return order
+
+    def size_at(self, epoch: int) -> int:
+        """Return the side of an epoch's training images in pixels; epochs count from 0."""
+        return self.train_sizes.at(epoch)
+
+    @property
+    def image_sizes(self) -> tuple[int, ...]:
+        """All sides of images that a network must take, of training and evaluation, ascending."""
+        return tuple(sorted({*self.train_sizes.all, self.eval_crop.size}))
 
     def plan(self, world_size: int) -> BatchPlan:
         """Return micro-batch and accumulation for so many ranks."""
@@ -256,32 +277,18 @@ class ShardDataModule(LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         """Build this rank's training loader; it begins behind `samples_seen`."""
-        rank, world_size = self._ranks()
-        samples, workers = self.samples("train"), self._workers()
-        dataset = ShardDataset(
-            samples,
-            self.train_crop,
-            self.build_decoder(),
-            channels=self.channels,
-            seed=self.seed,
-            flip=self.flip,
-            replace_bad=True,
-        )
-        order, plan, steps = self.order(), self.plan(world_size), self.steps_per_epoch()
-        loader = TrainLoader(dataset, order, plan, rank, workers, self.samples_seen, steps)
-        loader.before_wait = self.before_wait
+        loaders, plan = self._loaders(), self.plan(self._ranks()[1])
         kept = 0
         if self.locations["val"] is not None:
-            val = self.splits.shard_samples("val", workers)
-            kept = self.caching.kept_bytes(val, self._place())
-        if isinstance(samples, ShardSamples):
-            loader.before_step = self.caching.follow_training(
-                samples, order, plan, self._place(), steps, workers, kept
-            )
-        elif rank == 0:
-            print(PROMISE.format(samples=len(samples)), flush=True)
-        self._train_loader = loader
-        return loader
+            val = self.splits.shard_samples("val", loaders.workers)
+            kept = self.caching.kept_bytes(val, loaders.place)
+        course = TrainCourse(
+            self.order(), plan, self.steps_per_epoch(), self.samples_seen, self.size_at
+        )
+        self._train_loader = loaders.train(
+            self.samples("train"), self.train_crop, self.flip, course, kept
+        )
+        return self._train_loader
 
     def val_dataloader(self) -> EvaluationLoader | list[EvaluationLoader]:
         """Build this rank's validation loader; without validation shards there is none."""
@@ -311,35 +318,28 @@ class ShardDataModule(LightningDataModule):
             moved[name] = batch[name].to(device, non_blocking=True)
         return moved
 
-    def _evaluation_loader(self, split: str) -> EvaluationLoader:
-        rank, world_size = self._ranks()
-        samples = self.samples(split)
-        size = self.eval_batch_size or self.plan(world_size).micro_batch_size
-        size = min(size, -(-len(samples) // world_size))
-        requests = evaluation_requests(len(samples), size, rank, world_size)
-        dataset = ShardDataset(
-            samples, self.eval_crop, self.build_decoder(), channels=self.channels, seed=self.seed
-        )
-        followed: Sequence[BatchRequest] = requests
-        if isinstance(samples, ShardSamples):
-            followed = self.caching.follow_evaluation(samples, requests, self._place())
-        loader = EvaluationLoader(dataset, followed, self._workers())
-        loader.before_wait = self.before_wait
-        return loader
-
     def teardown(self, stage: str) -> None:
         """Let go of the cache: nothing is needed any more."""
         self.caching.close()
 
-    def _place(self) -> RankPlace:
-        rank, world_size = self._ranks()
-        local_ranks = self.trainer.num_devices if self.trainer is not None else 1
-        return RankPlace(rank, world_size, max(1, world_size // max(1, local_ranks)))
+    def _loaders(self) -> RankLoaders:
+        return RankLoaders(
+            self.caching,
+            place_of(self.trainer),
+            self._workers(),
+            self.build_decoder(),
+            self.channels,
+            self.seed,
+            self.before_wait,
+        )
+
+    def _evaluation_loader(self, split: str) -> EvaluationLoader:
+        size = self.eval_batch_size or self.plan(self._ranks()[1]).micro_batch_size
+        return self._loaders().evaluation(self.samples(split), self.eval_crop, size)
 
     def _ranks(self) -> tuple[int, int]:
-        if self.trainer is None:
-            return 0, 1
-        return self.trainer.global_rank, self.trainer.world_size
+        place = place_of(self.trainer)
+        return place.rank, place.world_size
 
     def _workers(self) -> WorkerOptions:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

@@ -36,6 +36,7 @@ class BatchRequest:
         step: step within the epoch.
         size: rows of the batch; rows beyond `ids` are padding.
         copies: which of its sample's repeats each row is, int64 (n,); None: 0 for all.
+        side: of the images in pixels; 0: that of the dataset's crop.
     """
 
     ids: Int64
@@ -43,6 +44,7 @@ class BatchRequest:
     step: int = 0
     size: int = 0
     copies: Int64 | None = None
+    side: int = 0
 
 
 class BadSample(NamedTuple):
@@ -170,6 +172,9 @@ class OpenBatch:
         self._dataset = dataset
         self._request = request
         ids, crop = request.ids, dataset.crop
+        if request.side not in (0, crop.size):
+            crop = crop.at_size(request.side)
+        self._crop = crop
         rows = max(request.size, len(ids))
         if buffers is None:
             self._pixels = np.zeros((rows, crop.size, crop.size, dataset.channels), dtype=np.uint8)
@@ -191,7 +196,7 @@ class OpenBatch:
         Raises:
             DataFormatError: the shard itself is damaged.
         """
-        samples, decoder, crop = self._dataset.samples, self._dataset.decoder, self._dataset.crop
+        samples, decoder, crop = self._dataset.samples, self._dataset.decoder, self._crop
         ids = self._request.ids[start:stop].tolist()
         for row, (data, label) in enumerate(read_each(samples, ids), start):
             try:

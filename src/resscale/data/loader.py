@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from resscale.data.batching import BatchPlan, evaluation_slices
 from resscale.data.dataset import Batch, BatchRequest, ShardDataset
-from resscale.data.order import EpochOrder
 from resscale.data.reader_choice import WorkerKind
+from resscale.data.repeats import TrainOrder, copies_of_rank
 from resscale.data.thread_reader import ThreadReader
 from resscale.data.worker_stacks import offer_stack
 from resscale.errors import ResscaleError
@@ -65,17 +65,19 @@ class TrainLoader:
         options: worker processes.
         samples_seen: global samples already trained on; the first epoch begins behind them.
         steps_per_epoch: steps that training takes of each epoch; None: all of them.
+        size_at: side of an epoch's images in pixels; None: that of the dataset's crop.
     """
 
     def __init__(
         self,
         dataset: ShardDataset,
-        order: EpochOrder,
+        order: TrainOrder,
         plan: BatchPlan,
         rank: int,
         options: WorkerOptions,
         samples_seen: int = 0,
         steps_per_epoch: int | None = None,
+        size_at: Callable[[int], int] | None = None,
     ) -> None:
         self.dataset = dataset
         self.order = order
@@ -83,6 +85,7 @@ class TrainLoader:
         self.rank = rank
         self.samples_seen = samples_seen
         self.steps_per_epoch = steps_per_epoch or order.num_steps
+        self.size_at = size_at
         self.wait_s = 0.0
         self.before_wait: Callable[[], None] | None = None
         # Called with (epoch, step) before a step's batches are asked for.
@@ -134,13 +137,16 @@ class _Requests:
         plan, rank = self.owner.plan, self.owner.rank
         epoch, first_step = self.owner.start_of_epoch()
         order = self.owner.order.at_epoch(epoch)
+        side = 0 if self.owner.size_at is None else self.owner.size_at(epoch)
+        copies = copies_of_rank(order, rank, plan.world_size)
         for step in range(first_step, order.num_steps):
             if self.owner.before_step is not None:
                 self.owner.before_step(epoch, step)
             share = order.rank_batch(step, rank, plan.world_size)
             for start in range(0, len(share), plan.micro_batch_size):
-                ids = share[start : start + plan.micro_batch_size]
-                yield BatchRequest(ids, epoch=epoch, step=step)
+                part = slice(start, start + plan.micro_batch_size)
+                of = None if copies is None else copies[part]
+                yield BatchRequest(share[part], epoch=epoch, step=step, copies=of, side=side)
 
     def __len__(self) -> int:
         return len(self.owner)

@@ -95,23 +95,14 @@ class EpochOrder:
 
         The ranks' shares, one behind the other, are the global batch.
         """
-        if world_size < 1 or self.global_batch_size % world_size:
-            raise UserInputError(indivisible(self.global_batch_size, world_size, "ranks"))
-        if not 0 <= rank < world_size:
-            raise UserInputError(f"rank={rank} is outside 0 to world_size - 1 = {world_size - 1}.")
-        share = self.global_batch_size // world_size
-        return self.batch_slice(step, rank * share, (rank + 1) * share)
+        return self.batch_slice(step, *rank_bounds(self.global_batch_size, rank, world_size))
 
     def batch_slice(self, step: int, start: int, stop: int) -> Int64:
         """Return positions `start` to `stop` of a global batch: int64 array (stop - start,).
 
         Only the partitions that the slice touches are evaluated.
         """
-        if not 0 <= step < self.num_steps:
-            raise UserInputError(
-                f"step={step} is outside this epoch's {self.num_steps} steps "
-                f"({self.num_samples} samples / {self.global_batch_size} per global batch)."
-            )
+        check_step(step, self.num_steps, self.num_samples, self.global_batch_size)
         if start >= stop:
             return np.empty(0, dtype=np.int64)
         share = self.global_batch_size // self.partitions
@@ -172,6 +163,33 @@ def _permute_in_windows(
         positions - number * window, lengths, mix_keys(keys[of], numbers), np.cumsum(begins) - 1
     )
     return inner + number * window
+
+
+def rank_bounds(global_batch_size: int, rank: int, world_size: int) -> tuple[int, int]:
+    """Return where a rank's share of a global batch begins and ends.
+
+    Raises:
+        UserInputError: the ranks do not divide it, or there is no such rank.
+    """
+    if world_size < 1 or global_batch_size % world_size:
+        raise UserInputError(indivisible(global_batch_size, world_size, "ranks"))
+    if not 0 <= rank < world_size:
+        raise UserInputError(f"rank={rank} is outside 0 to world_size - 1 = {world_size - 1}.")
+    share = global_batch_size // world_size
+    return rank * share, (rank + 1) * share
+
+
+def check_step(step: int, num_steps: int, num_samples: int, global_batch_size: int) -> None:
+    """Refuse a step that an epoch does not have.
+
+    Raises:
+        UserInputError: it has not.
+    """
+    if not 0 <= step < num_steps:
+        raise UserInputError(
+            f"step={step} is outside this epoch's {num_steps} steps "
+            f"({num_samples} samples / {global_batch_size} per global batch)."
+        )
 
 
 def indivisible(global_batch_size: int, parts: int, what: str) -> str:

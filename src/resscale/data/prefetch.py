@@ -15,8 +15,8 @@ from resscale.data.cache import Fetched, ShardCache
 from resscale.data.cache_entry import CacheSource
 from resscale.data.cache_lease import Lease
 from resscale.data.dataset import BatchRequest
-from resscale.data.order import EpochOrder
 from resscale.data.permutation import Int64
+from resscale.data.repeats import TrainOrder
 from resscale.data.samples import ShardSamples
 
 _IDLE_S = 0.2
@@ -46,7 +46,7 @@ class TrainCourse:
     def __init__(
         self,
         samples: ShardSamples,
-        order: EpochOrder,
+        order: TrainOrder,
         plan: BatchPlan,
         rank: int,
         steps_per_epoch: int,
@@ -227,7 +227,8 @@ class Prefetcher:
         self._wake.set()
         for thread in self._threads:
             thread.join(wait_s)
-        with suppress(OSError):
+        # Under the lock: a thread that still looks ahead must not publish behind this.
+        with self._lock, suppress(OSError):
             if self._lease is not None:
                 self._lease.close()
 
@@ -272,6 +273,8 @@ class Prefetcher:
         self._publish()
 
     def _publish(self) -> None:
+        if self._closed:
+            return
         with suppress(OSError):  # a cache that cannot be written needs no lease
             if self._lease is None:
                 self._lease = Lease(self._cache.folder)

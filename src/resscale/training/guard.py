@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from resscale.data.batching import BatchPlan
-from resscale.data.order import EpochOrder
 from resscale.data.permutation import Int64
+from resscale.data.repeats import TrainOrder
 from resscale.data.samples import Samples
 from resscale.errors import TrainingStopped, UserInputError
 from resscale.training.rundir import RunDir
@@ -105,7 +105,7 @@ def unpack_nonfinite(values: Sequence[float], rank: int) -> tuple[int, list[NonF
     ]
 
 
-def micro_batch_ids(order: EpochOrder, plan: BatchPlan, place: Place, rank: int) -> Int64:
+def micro_batch_ids(order: TrainOrder, plan: BatchPlan, place: Place, rank: int) -> Int64:
     """Return the sample ids of any rank's micro-batch: int64 (micro_batch_size,).
 
     Args:
@@ -142,7 +142,7 @@ class NonFiniteGuard:
         count: int,
         found: Sequence[NonFinite],
         *,
-        order: EpochOrder,
+        order: TrainOrder,
         plan: BatchPlan,
         samples: Samples,
         steps_per_epoch: int,

@@ -141,9 +141,9 @@ def _look_at_data(prepared: Prepared, result: LocalResult, is_wanted: bool) -> N
     if found.fingerprint:
         result.facts["data"] = found.fingerprint
     findings = shards.check_data(found, result.placement, prepared.data.partitions)
-    for crop in (prepared.data.train_crop, prepared.data.eval_crop):
+    for size in prepared.data.image_sizes:
         try:
-            prepared.module.check_image_size(crop.size)
+            prepared.module.check_image_size(size)
         except UserInputError as error:
             findings = [f for f in findings if f.level != "ok"] + [of_error(shards.NAME, error)]
     result.data_is_well = not any(finding.level == "fail" for finding in findings)
