@@ -1,21 +1,14 @@
-"""LARS: the paper's arithmetic, and the same result from flat shares on several ranks."""
+"""LARS: the paper's arithmetic, and what it keeps."""
 
 import copy
 import io
-import random
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, distributed, nn
+from torch import nn
 
-from resscale.training.lars import Fragment, Lars
+from resscale.training.lars import Lars
 
-# Sizes of three adapted layers that lie one behind the other in a flat tensor of 120.
-SIZES = (24, 81, 15)
 RATE = 2.0
 
 
@@ -130,20 +123,6 @@ def test_gradients_are_left_as_they_are() -> None:
     assert torch.equal(parameter.grad, torch.tensor([0.6, 0.8]))
 
 
-def test_a_step_reads_no_value_off_the_device() -> None:
-    # A meta tensor has no values: `.item()`, `bool()` and `.cpu()` of one raise.
-    parameters = [nn.Parameter(torch.ones(3, 4, device="meta")) for _ in range(2)]
-    for parameter in parameters:
-        parameter.grad = torch.ones(3, 4, device="meta")
-    optimizer = Lars(parameters, lr=0.1, nesterov=True, weight_decay=0.1)
-    optimizer.step()
-    flat = nn.Parameter(torch.ones(24, device="meta"))
-    flat.grad = torch.ones(24, device="meta")
-    optimizer = Lars([flat], lr=0.1, nesterov=True, weight_decay=0.1)
-    optimizer.set_fragments({flat: [Fragment(0, 12, 0), Fragment(12, 12, 1)]}, 2, lambda sums: None)
-    optimizer.step()
-
-
 def test_the_closures_loss_is_returned_and_its_gradient_is_used() -> None:
     parameter = nn.Parameter(torch.tensor([3.0]))
     optimizer = Lars([parameter], lr=1.0, momentum=0.0, trust_coefficient=0.5, eps=0.0)
@@ -216,138 +195,3 @@ def test_the_state_is_that_of_torchs_sgd() -> None:
     }
     for parameter, entry in optimizer.state.items():
         assert entry["momentum_buffer"].shape == parameter.shape
-
-
-def values_of(layer: int, number: int) -> Tensor:
-    """Weights (number 0) and gradients (number 1 on) of a layer; norms differ by layer."""
-    generator = torch.Generator().manual_seed(10 * layer + number)
-    return torch.randn(SIZES[layer], generator=generator) * (layer + 1)
-
-
-def flat_values(number: int) -> Tensor:
-    return torch.cat([values_of(layer, number) for layer in range(len(SIZES))])
-
-
-OPTIONS = {"lr": 3.0, "nesterov": True, "weight_decay": 0.2, "trust_coefficient": 0.05}
-STEPS = 3
-
-
-def whole_result() -> Tensor:
-    """Three steps on whole tensors, laid flat."""
-    layers = [nn.Parameter(values_of(layer, 0)) for layer in range(len(SIZES))]
-    optimizer = Lars(layers, **OPTIONS)
-    for number in range(1, STEPS + 1):
-        for layer, parameter in enumerate(layers):
-            parameter.grad = values_of(layer, number)
-        optimizer.step()
-    return torch.cat([parameter.detach() for parameter in layers])
-
-
-def shares_of(cuts: list[int]) -> list[tuple[slice, list[Fragment]]]:
-    """Cut the flat layers at `cuts`; return per share its slice and what it holds of each layer."""
-    bounds = [sum(SIZES[:layer]) for layer in range(len(SIZES) + 1)]
-    shares = []
-    for begin, end in zip([0, *cuts], [*cuts, bounds[-1]], strict=True):
-        fragments = []
-        for layer in range(len(SIZES)):
-            low, high = max(begin, bounds[layer]), min(end, bounds[layer + 1])
-            if low < high:
-                fragments.append(Fragment(low - begin, high - low, layer))
-        shares.append((slice(begin, end), fragments))
-    return shares
-
-
-def padded(values: Tensor, padding: int) -> Tensor:
-    return torch.cat([values, torch.zeros(padding)])
-
-
-def train_share(
-    share: tuple[slice, list[Fragment]], reduce: Callable[[Tensor], None], padding: int = 0
-) -> Tensor:
-    """Three steps on one rank's share of the flat layers, with zeros behind it."""
-    place, fragments = share
-    flat = nn.Parameter(padded(flat_values(0)[place], padding))
-    optimizer = Lars([flat], **OPTIONS)
-    optimizer.set_fragments({flat: fragments}, len(SIZES), reduce)
-    for number in range(1, STEPS + 1):
-        flat.grad = padded(flat_values(number)[place], padding)
-        optimizer.step()
-    return flat.detach()
-
-
-def rank_of_two(rank: int, cut: int, folder: str) -> None:
-    """A real rank under gloo; leaves its share in `folder`."""
-    distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    calls = []
-
-    def reduce(sums: Tensor) -> None:
-        calls.append(sums.shape)
-        distributed.all_reduce(sums)
-
-    padding = 7 if rank == 1 else 0
-    torch.save(train_share(shares_of([cut])[rank], reduce, padding), f"{folder}/{rank}.pt")
-    torch.save(calls, f"{folder}/calls-{rank}.pt")
-    distributed.destroy_process_group()
-
-
-def test_two_ranks_with_shares_move_as_one_with_whole_layers(tmp_path: Path) -> None:
-    ranks = [
-        subprocess.Popen([sys.executable, __file__, str(rank), "60", str(tmp_path)])
-        for rank in (0, 1)
-    ]
-    assert [rank.wait(120) for rank in ranks] == [0, 0]
-    shares = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-    together = torch.cat(shares)
-    torch.testing.assert_close(together[:120], whole_result(), rtol=1e-6, atol=1e-6)
-    assert torch.equal(together[120:], torch.zeros(7))  # padding stays 0
-    # One collective a step, of two norms for each of 3 layers.
-    assert torch.load(tmp_path / "calls-0.pt", weights_only=True) == [torch.Size([6])] * STEPS
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_shares_cut_anywhere_move_as_whole_layers(seed: int) -> None:
-    cuts = sorted(random.Random(seed).sample(range(1, 120), 3))
-    shares = shares_of(cuts)
-    flats = [nn.Parameter(flat_values(0)[place]) for place, _ in shares]
-    optimizer = Lars([{"params": flats[:2]}, {"params": flats[2:]}], **OPTIONS)
-    fragments = {flat: found for flat, (_, found) in zip(flats, shares, strict=True)}
-    # All shares are in one process: their sums are complete already.
-    optimizer.set_fragments(fragments, len(SIZES), lambda sums: None)
-    for number in range(1, STEPS + 1):
-        for flat, (place, _) in zip(flats, shares, strict=True):
-            flat.grad = flat_values(number)[place]
-        optimizer.step()
-    together = torch.cat([flat.detach() for flat in flats])
-    torch.testing.assert_close(together, whole_result(), rtol=1e-6, atol=1e-6)
-
-
-def test_a_share_without_its_neighbours_norms_would_move_otherwise() -> None:
-    # Guards the tests above: were the ratio near 1 everywhere, they could not fail.
-    alone = train_share(shares_of([60])[0], lambda sums: None)
-    assert (alone - whole_result()[:60]).abs().max() > 1e-3
-
-
-def test_a_group_that_is_not_adapted_needs_no_collective() -> None:
-    flat = nn.Parameter(torch.ones(4))
-    flat.grad = torch.ones(4)
-    optimizer = Lars([{"params": [flat], "adapt": False}], lr=0.5, momentum=0.0)
-    calls: list[Tensor] = []
-    optimizer.set_fragments({}, 0, calls.append)
-    optimizer.step()
-    assert not calls
-    assert flat.tolist() == [0.5] * 4  # 1 - 0.5 · 1
-
-
-def test_a_rank_with_padding_alone_takes_part_in_the_sum() -> None:
-    flat = nn.Parameter(torch.zeros(4))
-    flat.grad = torch.zeros(4)
-    optimizer = Lars([flat], lr=0.5)
-    calls: list[list[float]] = []
-    optimizer.set_fragments({flat: []}, 2, lambda sums: calls.append(sums.tolist()))
-    optimizer.step()
-    assert calls == [[0.0] * 4]
-    assert flat.tolist() == [0.0] * 4
-
-
-if __name__ == "__main__":
-    rank_of_two(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -25,9 +25,9 @@ from torch.distributed.constants import default_pg_timeout
 from torch.optim import Optimizer
 
 from resscale.errors import UserInputError
-from resscale.training.lars import Fragment as LarsFragment
-from resscale.training.lars import Lars
 from resscale.training.launcher import RankLauncher
+from resscale.training.layerwise import Fragment as LayerFragment
+from resscale.training.layerwise import LayerwiseOptimizer
 from resscale.training.loss_scale import install_loss_scaler
 from resscale.training.partition import gather_part, is_partitioned, local_part
 from resscale.training.precision import autocast_dtype
@@ -182,7 +182,7 @@ class ZeRO(DeepSpeedStrategy):
         engine, zero_optimizer = super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
         if autocast_dtype(self.precision_plugin.precision) == torch.float16:
             install_loss_scaler(zero_optimizer)
-        if isinstance(optimizer, Lars):
+        if isinstance(optimizer, LayerwiseOptimizer):
             _tell_layers(optimizer, zero_optimizer, self._groups, self.root_device)
         return engine, zero_optimizer
 
@@ -243,19 +243,22 @@ class ZeRO(DeepSpeedStrategy):
 
 
 def _tell_layers(
-    optimizer: Lars, zero_optimizer: Any, groups: list[list[nn.Parameter]], device: torch.device
+    optimizer: LayerwiseOptimizer,
+    zero_optimizer: Any,
+    groups: list[list[nn.Parameter]],
+    device: torch.device,
 ) -> None:
-    """Tell LARS which layers its flat tensors hold; `device` is the rank's."""
+    """Tell LARS or LAMB which layers its flat tensors hold; `device` is the rank's."""
     # Stage 3 hands the optimizer its tensors one by one, at each step; before, it has none.
     flats = (
         zero_optimizer.fp32_partitioned_groups_flat
         if hasattr(zero_optimizer, "fp32_partitioned_groups_flat")
         else zero_optimizer.single_partition_of_fp32_groups
     )
-    layout: dict[Tensor, list[LarsFragment]] = {flat: [] for flat in flats}
+    layout: dict[Tensor, list[LayerFragment]] = {flat: [] for flat in flats}
     for fragment in find_fragments(zero_optimizer, groups):
         layout[fragment.flat].append(
-            LarsFragment(fragment.flat_start, fragment.length, fragment.parameter)
+            LayerFragment(fragment.flat_start, fragment.length, fragment.parameter)
         )
     num_layers = sum(len(group) for group in groups)
     optimizer.set_fragments(layout, num_layers, partial(_add_up, device=device))

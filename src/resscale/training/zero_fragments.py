@@ -2,7 +2,7 @@
 
 ZeRO 1 and 2 lay all parameters of a group end to end and give each rank one stretch of it; ZeRO 3
 gives each rank an equal share of every parameter. Both come down to a list of fragments, and with
-it optimizer state moves between ZeRO and torch's own form, and LARS finds its layers.
+it optimizer state moves between ZeRO and torch's own form, and LARS and LAMB find their layers.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
+from resscale.training.optimizer_kernels import KERNEL_OPTIONS, is_step_on_device
 from resscale.training.partition import full_shape, is_partitioned
 
 ParameterGroups = list[list[nn.Parameter]]
@@ -80,10 +81,10 @@ def gather_state(
     own = {fragment.parameter: fragment for fragment in fragments}
     states = [optimizer.state[fragment.flat] for fragment in fragments]
     keys = _union(key for state in states for key, value in state.items() if _is_flat(value))
-    scalars = {k: v for state in states for k, v in state.items() if not _is_flat(v)}
+    counts = {k: v for state in states for k, v in state.items() if not _is_flat(v)}
     state: dict[int, dict[str, Any]] = {}
     for index, parameter in enumerate(parameters):
-        entry: dict[str, Any] = dict(scalars) if keys else {}
+        entry: dict[str, Any] = {k: _own(v) for k, v in counts.items()} if keys else {}
         for key in keys:
             whole = torch.zeros(full_shape(parameter), dtype=torch.float32, device=_device(groups))
             fragment = own.get(index)
@@ -107,14 +108,19 @@ def scatter_state(
         state_dict: of `gather_state`, or of a torch optimizer over the same groups.
         fragments: this rank's.
     """
+    on_device: set[int] = set()
     for group, saved in zip(optimizer.param_groups, state_dict["param_groups"], strict=True):
-        group.update({name: value for name, value in saved.items() if name != "params"})
+        left = ("params", *KERNEL_OPTIONS)
+        group.update({name: value for name, value in saved.items() if name not in left})
+        on_device.update(saved["params"] if is_step_on_device(group) else ())
     for fragment in fragments:
         for key, value in state_dict["state"].get(fragment.parameter, {}).items():
-            if not torch.is_tensor(value) or value.dim() == 0:
-                optimizer.state[fragment.flat][key] = value
-                continue
             flat_state = optimizer.state[fragment.flat]
+            if not _is_flat(value):
+                # The steps done. What lies in one flat tensor has been stepped together.
+                where = fragment.flat.device if fragment.parameter in on_device else "cpu"
+                flat_state[key] = _own(value).to(where) if torch.is_tensor(value) else value
+                continue
             if key not in flat_state:
                 flat_state[key] = torch.zeros_like(fragment.flat)
             fragment.of_flat(flat_state[key]).copy_(fragment.of_whole(value))
@@ -162,6 +168,11 @@ def _union(keys: Iterable[str]) -> list[str]:
 
 def _is_flat(value: Any) -> bool:
     return torch.is_tensor(value) and value.dim() > 0
+
+
+def _own(value: Any) -> Any:
+    """Return a copy on the host: entries that share a tensor would count each step many times."""
+    return value.detach().cpu().clone() if torch.is_tensor(value) else value
 
 
 def _device(groups: ParameterGroups) -> torch.device:
