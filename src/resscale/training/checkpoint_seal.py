@@ -96,6 +96,23 @@ def is_whole(path: Path) -> bool:
         return False
 
 
+def read_seal(path: Path) -> str | None:
+    """Return the SHA-256 that a file was sealed with, 64 hex digits, unchecked; None: no seal.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    length = len(_MARK) + _DIGEST_LENGTH
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) < length:
+            return None
+        file.seek(-length, os.SEEK_END)
+        tail = file.read()
+    if not tail.startswith(_MARK):
+        return None
+    return tail[len(_MARK) :].decode("ascii", errors="replace")
+
+
 def seal_holds(path: Path) -> bool | None:
     """Tell whether a file is what was sealed; None where it has no seal.
 
