@@ -21,10 +21,12 @@ from resscale.training.classifier import ImageClassifier
 from resscale.training.ema import WeightAverage
 from resscale.training.ema_decay import EmaConfig
 from resscale.training.expected_curve import CurveWatch, ExpectedCurve
+from resscale.training.float_precision import choose_benchmark, set_float32_precision
 from resscale.training.guard import NonFiniteGuard
 from resscale.training.monitor import Monitor
 from resscale.training.precision import build_precision, precision_name
 from resscale.training.preempt import PreemptConfig
+from resscale.training.profile import ProfileConfig, StepProfiler, profile_config
 from resscale.training.progress import ProgressDisplay
 from resscale.training.reading import ReadingReport
 from resscale.training.recorder import MetricsTable, Recorder, SampleLog
@@ -102,6 +104,19 @@ class TrainCli(LightningCLI):
             default=1800.0,
             help="End with code 70 when a rank makes no progress for so long; 0: never.",
         )
+        parser.add_argument(
+            "--float32_precision",
+            type=str,
+            default="high",
+            help="Of products of float32 numbers on a GPU: highest, high (TF32) or medium.",
+        )
+        if self.stage == "fit":
+            parser.add_argument(
+                "--profile",
+                type=bool | ProfileConfig,
+                default=False,
+                help="Record steps into <run_dir>/profile/: true, or profile.steps and so on.",
+            )
         if self.stage == "predict":
             parser.add_argument("--output", type=str, default="predictions.csv", help="File.")
         else:
@@ -175,6 +190,8 @@ class TrainCli(LightningCLI):
             callbacks += [SampleLog()] if self.config.data.log_sample_ids else []
             ema: EmaConfig = self.config_init.ema
             callbacks += [WeightAverage(ema)] if ema.decay is not None else []
+            profiled = profile_config(self.config_init.profile)
+            callbacks += [] if profiled is None else [StepProfiler(profiled)]
             # Behind the average, whose evaluation counts too.
             curve: ExpectedCurve = self.config_init.expected
             callbacks += [CurveWatch(curve)] if curve.top1 else []
@@ -185,6 +202,11 @@ class TrainCli(LightningCLI):
         trainer_config["callbacks"] = callbacks
         session.start.fit_to_job(trainer_config)
         _choose_strategy(trainer_config)
+        device = device_type(trainer_config["accelerator"])
+        set_float32_precision(self.config.float32_precision, device)
+        trainer_config["benchmark"] = choose_benchmark(
+            trainer_config["benchmark"], trainer_config["deterministic"], device
+        )
         trainer_config["enable_checkpointing"] = fitting
         trainer_config["plugins"] = [
             *_as_list(trainer_config.get("plugins")),
@@ -255,7 +277,7 @@ def plain_config(cli: TrainCli) -> dict[str, Any]:
     """Return the effective configuration as plain values, without what is linked or of one call."""
     text = cli.parser.dump(cli.config, skip_unset=False, format="json")
     plain: dict[str, Any] = json.loads(text)
-    for name in ("config", "run_dir", "runs_dir", "ckpt_path", "output"):
+    for name in ("config", "run_dir", "runs_dir", "ckpt_path", "output", "profile"):
         plain.pop(name, None)
     return plain
 

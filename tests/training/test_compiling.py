@@ -88,6 +88,10 @@ def test_a_mode_is_one_of_inductors() -> None:
         compile_network(network, "inductor", "reduce-overhed")
     with pytest.raises(UserInputError, match=r"is a mode of inductor, and model.compile=eager"):
         compile_network(network, "eager", "max-autotune")
+    with pytest.raises(UserInputError, match=r"add model.compile=inductor"):
+        compile_network(network, None, "max-autotune")
+    compile_network(network, None)
+    assert network._compiled_call_impl is None
 
 
 @pytest.mark.parametrize(

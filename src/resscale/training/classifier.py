@@ -45,6 +45,8 @@ class ImageClassifier(LightningModule):
         channels_last: keep weights and activations in channels_last memory, the faster layout.
         compile: backend of torch.compile for the network, such as "inductor"; None: eager. Weights
             keep their names, so compiled and eager runs share checkpoints.
+        compile_mode: what inductor takes time for: "default", "reduce-overhead" (CUDA graphs),
+            "max-autotune" or "max-autotune-no-cudagraphs".
         global_batch_size: samples per optimizer step over all ranks; scales the learning rate.
         seed: names the run's stochastic layers (dropout, stochastic depth).
     """
@@ -62,6 +64,7 @@ class ImageClassifier(LightningModule):
         std: tuple[float, ...] | None = None,
         channels_last: bool = True,
         compile: str | None = None,
+        compile_mode: str | None = None,
         global_batch_size: int = 256,
         seed: int = 0,
     ) -> None:
@@ -74,8 +77,7 @@ class ImageClassifier(LightningModule):
         self.model = model
         if channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if compile is not None:
-            compile_network(self.model, compile)
+        compile_network(self.model, compile, compile_mode)
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.optimizer_config = optimizer
@@ -218,7 +220,9 @@ class ImageClassifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer, and a schedule evaluated at each optimizer step."""
-        optimizer = build_optimizer(self.model, self.optimizer_config, self.global_batch_size)
+        optimizer = build_optimizer(
+            self.model, self.optimizer_config, self.global_batch_size, self.device
+        )
         total_steps = int(self.trainer.estimated_stepping_batches)
         epochs = self.trainer.max_epochs or 1
         steps_per_epoch = max(1, total_steps // max(1, epochs))

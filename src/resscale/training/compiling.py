@@ -21,7 +21,7 @@ _GRAPH_MODES = ("reduce-overhead", "max-autotune")
 _MOST_COMPILATIONS = 64
 
 
-def compile_network(network: nn.Module, backend: str, mode: str | None = None) -> None:
+def compile_network(network: nn.Module, backend: str | None, mode: str | None = None) -> None:
     """Have a network compiled when it is first called, once for each shape that it is called with.
 
     Shapes are constants of what is compiled, never symbols: a run sees few sizes of images
@@ -29,12 +29,19 @@ def compile_network(network: nn.Module, backend: str, mode: str | None = None) -
 
     Args:
         network: keeps its class, its hooks and the names of its weights.
-        backend: one of `BACKENDS`.
+        backend: one of `BACKENDS`; None: leave it as it is.
         mode: one of `MODES`, of "inductor" alone; None: "default".
 
     Raises:
         UserInputError: another backend or mode, or no C++ compiler for "inductor".
     """
+    if backend is None and mode is None:
+        return
+    if backend is None:
+        raise UserInputError(
+            f"model.compile_mode={mode} says how inductor compiles, and nothing is to be compiled: "
+            f"add model.compile=inductor, or leave the mode out."
+        )
     if backend not in BACKENDS:
         raise UserInputError(
             f"model.compile={backend} is not one of {', '.join(BACKENDS)}; leave it out to run "
