@@ -44,7 +44,7 @@ _SAY_EVERY_S = 10.0
 
 
 def measure_mistakes(run: Path, asked: str | None = None) -> Path:
-    """Count a checkpoint's mistakes on the validation images; write and return the file.
+    """Count a checkpoint's mistakes on the validation images; write, name and return the file.
 
     Each image is visited once, with the crop and the decoder of the run's own evaluation, in
     float32 on the first GPU, or on the CPU. Nothing is measured again that the file already holds.
@@ -95,7 +95,9 @@ def measure_mistakes(run: Path, asked: str | None = None) -> Path:
         num_bad=len(bad),
         date=time.strftime("%Y-%m-%d %H:%M"),
     )
-    return write_measured(measured, run)
+    written = write_measured(measured, run)
+    print(f"wrote {written}", flush=True)
+    return written
 
 
 def choose_weights(checkpoint: dict[str, Any], rows: Sequence[Row]) -> tuple[bool, str]:

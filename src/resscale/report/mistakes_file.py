@@ -181,6 +181,11 @@ def _from_facts(facts: dict[str, Any]) -> Measured:
         raise ValueError("counts of different numbers of classes")
     num_classes = len(facts["samples"])
     facts["pairs"] = tuple(_pair(pair, num_classes) for pair in facts["pairs"])
+    mistaken = [0] * num_classes
+    for label, _, count in facts["pairs"]:
+        mistaken[label] += count
+    if mistaken != [n - hits for n, hits in zip(facts["samples"], facts["hits"], strict=True)]:
+        raise ValueError("counts that contradict each other")
     facts["classes"] = tuple(str(name) for name in facts["classes"])
     facts["bad"] = tuple((str(key), str(reason)) for key, reason in facts["bad"])
     return Measured(**facts)

@@ -1,8 +1,8 @@
-"""The report as one HTML page, and its pictures as PNG beside it."""
+"""The report as one HTML page, its pictures as PNG and the pages of its runs beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from resscale.report.elements import NOT_RECORDED, Cell, counted, picture_of, se
 from resscale.report.groups import Group, differences
 from resscale.report.response_figure import draw_responses
 from resscale.report.results import Result, Statistic, summarise
+from resscale.report.run_page import link, page_names, render_run
 from resscale.report.runs import Run
 from resscale.report.style import PAGE, STYLE
 
@@ -22,7 +23,9 @@ _WHOLE_CHARACTERS = 16  # shorter lists of seeds stay on one line
 
 
 def write_report(groups: Sequence[Group], out: Path, date: str) -> list[Path]:
-    """Write the page and its pictures, `<stem of out>-<picture>.png`; return their paths.
+    """Write the page, its pictures and a page per run; return their paths.
+
+    The pictures are `<stem of out>-<picture>.png`, the pages `<stem of out>-<run>.html`.
 
     Args:
         groups: what to draw, at least one.
@@ -31,13 +34,19 @@ def write_report(groups: Sequence[Group], out: Path, date: str) -> list[Path]:
 
     Raises:
         UserInputError: `out` is no name of a page, or cannot be written.
+        DataFormatError: a file of a run is damaged.
     """
     check_page(out)
     responses = draw_responses(groups)
     pictures = [*draw(groups), *([responses] if responses else [])]
-    files = [(out, render(groups, pictures, date).encode())]
+    pages = page_names([run for group in groups for run in group.runs], out)
+    files = [(out, render(groups, pictures, date, pages).encode())]
     for picture in pictures:
         files.append((out.with_name(f"{out.stem}-{picture.name}.png"), picture.png()))
+    for group in groups:
+        for run in group.runs:
+            page = render_run(run, group.name, out.name, date)
+            files.append((out.with_name(pages[run.path]), page.encode()))
     for path, content in files:
         try:
             path.write_bytes(content)
@@ -68,13 +77,19 @@ def check_page(out: Path) -> None:
         )
 
 
-def render(groups: Sequence[Group], pictures: Sequence[Picture], date: str) -> str:
+def render(
+    groups: Sequence[Group],
+    pictures: Sequence[Picture],
+    date: str,
+    pages: Mapping[Path, str] | None = None,
+) -> str:
     """Return the page.
 
     Args:
         groups: what to show, at least one.
         pictures: the figures of these groups.
         date: of the report, in words.
+        pages: file names of the runs' own pages, by the runs' paths; None: there are none.
     """
     runs = [run for group in groups for run in group.runs]
     names = [group.name for group in groups]
@@ -88,7 +103,7 @@ def render(groups: Sequence[Group], pictures: Sequence[Picture], date: str) -> s
         *(picture_of(picture, names) for picture in pictures),
         "</div>",
         _differences(groups),
-        _runs(groups),
+        _runs(groups, pages or {}),
         _faults(groups),
         _commands(groups),
     ]
@@ -175,7 +190,7 @@ def _differences(groups: Sequence[Group]) -> str:
     return section_of("Differences", f'<div class="wide">{shown}</div><p class="note">{note}</p>')
 
 
-def _runs(groups: Sequence[Group]) -> str:
+def _runs(groups: Sequence[Group], pages: Mapping[Path, str]) -> str:
     titles = ["run", "group", "seed", "status", "ranks", "last written"]
     rows: list[list[Cell]] = []
     for group in groups:
@@ -185,8 +200,11 @@ def _runs(groups: Sequence[Group]) -> str:
                 reason = run.summary.get("reason")
                 state = f'<span class="warn">{state}</span>'
                 state += f"<br>{escape(str(reason))}" if reason else ""
+            name = f"<code>{escape(str(run.path))}</code>"
+            if run.path in pages:
+                name = f'<a href="{link(pages[run.path])}">{name}</a>'
             cells = (
-                f"<code>{escape(str(run.path))}</code>",
+                name,
                 escape(group.name),
                 escape(run.seed),
                 state,

@@ -60,6 +60,7 @@ tbody th, tbody td { border-bottom: 1px solid var(--line); }
 tbody th { font-weight: 600; overflow-wrap: anywhere; }
 td.number, th.number { text-align: right; }
 td.number { white-space: nowrap; }
+.number + :not(.number) { padding-left: 0.9rem; }
 .whole { white-space: nowrap; }
 table.cards tbody th { min-width: 12rem; }
 .wide { overflow-x: auto; }
@@ -82,6 +83,38 @@ figure img {
   border-radius: 0.4rem; padding: 0.4rem;
 }
 figcaption { margin-top: 0.4rem; max-width: 75ch; }
+a { color: inherit; }
+.tiles {
+  display: grid; gap: 0.8rem 1.5rem; margin: 0;
+  grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr));
+}
+.tiles dt { color: var(--soft); font-size: 0.85rem; }
+.tiles dd { margin: 0; overflow-wrap: anywhere; }
+.sheet {
+  display: grid; gap: 1.1rem; margin: 0.8rem 0 0; padding: 0; list-style: none;
+  grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr));
+}
+.sheet li { font-size: 0.88rem; line-height: 1.35; overflow-wrap: anywhere; }
+.sheet p { margin: 0.15rem 0 0; }
+.sheet span, .sheet code { color: var(--soft); }
+.sheet img {
+  display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--tint);
+  border-radius: 0.3rem;
+}
+.sheet img.tiny { image-rendering: pixelated; }
+.matrix { width: auto; }
+.matrix th, .matrix td {
+  padding: 0.3rem 0.5rem; text-align: right; vertical-align: middle; min-width: 2.6rem;
+}
+.matrix thead td { text-align: left; padding-left: 0; border-bottom: 2px solid var(--line); }
+.matrix tbody th {
+  position: sticky; left: 0; background: var(--paper); text-align: left; padding-left: 0;
+  max-width: 15rem; font-weight: 400;
+}
+.matrix td { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+.matrix .hit { background: rgb(11 98 164 / var(--heat)); }
+.matrix .miss { background: rgb(209 89 11 / var(--heat)); }
+.matrix abbr { text-decoration: none; }
 @media (min-width: 60rem) {
   .pictures section:first-child figure {
     display: grid; gap: 1.5rem; grid-template-columns: minmax(0, 52rem) minmax(12rem, 1fr);
@@ -96,6 +129,8 @@ figcaption { margin-top: 0.4rem; max-width: 75ch; }
   }
   table.cards td::before { content: attr(data-label); color: var(--soft); flex: 0 0 11rem; }
   table.cards tbody th { align-items: baseline; gap: 0; }
+  .sheet { grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: 0.9rem; }
+  .matrix tbody th { max-width: 8rem; }
 }
 @media print {
   body { max-width: none; padding: 0; font-size: 11px; }
