@@ -1,5 +1,6 @@
 """Samples by id: across shards of any size, with plain errors where an index and a shard differ."""
 
+import multiprocessing
 import pickle
 from pathlib import Path
 
@@ -76,11 +77,29 @@ def test_a_missing_index_is_named(manifest: Manifest) -> None:
         samples.read(4)
 
 
-def test_indices_kept_in_memory_are_bounded(manifest: Manifest, monkeypatch) -> None:
-    monkeypatch.setattr("resscale.data.samples._KEPT_INDICES", 2)
+def test_indices_in_memory_are_bounded_and_the_longest_unused_goes(manifest: Manifest) -> None:
+    # An index of 4 samples: 4 × (24 + 9 bytes of "sample000") and 1,024; two fit, three do not.
+    samples = ShardSamples(manifest, index_bytes=int(2.5 * (4 * 33 + 1024)))
+    for sample in (0, 4, 0):
+        samples.read(sample)
+    samples.read(8)  # the third: that of shard 1 goes, as shard 0 was used since
+    for number in range(3):
+        manifest.index_path(number).unlink()
+    assert [samples.read(sample)[1] for sample in (1, 9)] == [0, 2]
+    with pytest.raises(DataFormatError, match=r"part-0001\.index\.npz"):
+        samples.read(5)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_reads_though_a_thread_of_the_parent_was_in_the_middle_of_it(
+    manifest: Manifest,
+) -> None:
     samples = ShardSamples(manifest)
-    assert [samples.read(sample)[1] for sample in (0, 4, 8, 0, 9, 5)] == [0, 1, 2, 0, 2, 1]
-    assert len(samples._indices) == 2
+    child = multiprocessing.get_context("fork").Process(target=samples.read, args=(4,))
+    with samples._indices._lock, samples._loading[1], samples.store._lock:  # as that thread has
+        child.start()
+        child.join(60)
+    assert child.exitcode == 0
 
 
 # Plain files

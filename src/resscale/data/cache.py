@@ -239,14 +239,14 @@ class ShardCache:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
         file.seek(start)
-        tag = "" if source.sha256 else source.version
-        about = RemoteStat(source.size, tag)
+        about = RemoteStat(source.size, source.version)
 
         def write(chunk: bytes) -> None:
             _write_all(file, chunk)
             digest.update(chunk)
 
-        download(source.url, write, about, self.remote, start=start)
+        checked = bool(source.sha256)
+        download(source.url, write, about, self.remote, start=start, is_checked=checked)
         return digest.hexdigest()
 
     def _free_space(self, source: CacheSource, file: BinaryIO) -> bool:

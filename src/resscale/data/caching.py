@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,8 +89,11 @@ class Caching:
         # Training reads shards that are no local files: the same on all ranks.
         self.is_used = False
         self._cache: ShardCache | None = None
-        self._worker_counts: list[WorkerCounts] = []
-        self._prefetchers: list[Prefetcher] = []
+        # Of the stores that are still there, and of those that are gone.
+        self._stores: list[tuple[weakref.ref[ShardStore], WorkerCounts]] = []
+        self._ended = ReadCounts()
+        # By what they serve: loaders are built anew in each evaluation, or each epoch.
+        self._prefetchers: dict[str, Prefetcher] = {}
         self._said: set[str] = set()
 
     @property
@@ -108,19 +112,22 @@ class Caching:
             num_workers: reading processes, or threads.
             threads: they are threads, which share the store.
         """
+        self._drop_ended()
         rows = WorkerCounts(num_workers)
-        self._worker_counts.append(rows)
-        return ShardStore(
+        made = ShardStore(
             cache=self.cache,
             cache_local=self.local_too,
             remote=self.remote,
             worker_counts=rows,
             reads_at_once=READS_AT_ONCE * (min(max(1, num_workers), 8) if threads else 1),
         )
+        self._stores.append((weakref.ref(made), rows))
+        return made
 
     def counts(self) -> ReadCounts:
         """Return what this rank and its reading processes have read from servers and cache."""
-        return counts() + add_up(each.total() for each in self._worker_counts)
+        self._drop_ended()
+        return counts() + self._ended + add_up(rows.total() for _, rows in self._stores)
 
     def follow_training(
         self,
@@ -180,7 +187,10 @@ class Caching:
             ids = np.concatenate([request.ids for request in requests])
             course, limit = FixedCourse(np.unique(samples.shards_of(ids))), kept
         ahead = Ahead(course, sizes, max(1, limit), len(requests), behind=8)
-        follower = self._keep(Prefetcher(samples, self.cache, ahead, _downloads(place)))
+        follower = self._keep(
+            f"evaluation {samples.manifest.root}",
+            Prefetcher(samples, self.cache, ahead, _downloads(place)),
+        )
         return _Followed(requests, follower, is_fixed=isinstance(course, FixedCourse))
 
     def kept_bytes(self, samples: ShardSamples | None, place: RankPlace) -> int:
@@ -194,9 +204,15 @@ class Caching:
 
     def close(self) -> None:
         """Need nothing any more."""
-        for prefetcher in self._prefetchers:
+        for prefetcher in self._prefetchers.values():
             prefetcher.close()
         self._prefetchers.clear()
+
+    def _drop_ended(self) -> None:
+        """Let go of the counts of stores that are gone; what was read stays counted."""
+        ended = [rows for store, rows in self._stores if store() is None]
+        self._ended += add_up(rows.total() for rows in ended)
+        self._stores = [each for each in self._stores if each[1] not in ended]
 
     def _serves(self, samples: ShardSamples) -> bool:
         return self.cache is not None and samples.store.is_remote(
@@ -215,10 +231,14 @@ class Caching:
         assert self.cache is not None
         sizes = samples.manifest.table.bytes
         ahead = Ahead(course, sizes, plan.ahead_bytes, most_steps, behind)
-        return self._keep(Prefetcher(samples, self.cache, ahead, _downloads(place)))
+        return self._keep("training", Prefetcher(samples, self.cache, ahead, _downloads(place)))
 
-    def _keep(self, prefetcher: Prefetcher) -> Prefetcher:
-        self._prefetchers.append(prefetcher)
+    def _keep(self, what: str, prefetcher: Prefetcher) -> Prefetcher:
+        """Hold a prefetcher; that of an earlier loader of the same shards needs nothing more."""
+        earlier = self._prefetchers.pop(what, None)
+        if earlier is not None:
+            earlier.close()
+        self._prefetchers[what] = prefetcher
         return prefetcher
 
     def _say(self, samples: ShardSamples, plan: CachePlan, place: RankPlace) -> None:

@@ -159,16 +159,30 @@ async def _open_http(
         session, where = await system.set_session(), system.encode_url(url)
         keywords = {name: value for name, value in system.kwargs.items() if name != "headers"}
         headers = {**system.kwargs.get("headers", {}), **headers}
-    async with asyncio.timeout(options.connect_timeout_s) as opening:
-        async with session.get(where, headers=headers, timeout=timeout, **keywords) as answer:
-            opening.reschedule(None)
-            check_status(answer.status, answer.headers, url)
-            if answer.headers.get("Content-Encoding", "identity") != "identity":
-                raise UserInputError(
-                    f"{shown(url)} comes compressed ({answer.headers['Content-Encoding']}), so its "
-                    f"bytes cannot be counted: switch that off for .tar files in the server."
-                )
-            yield _http_body(answer, start, options)
+    async with _answered_within(options.connect_timeout_s):
+        answer = await session.get(where, headers=headers, timeout=timeout, **keywords)
+    async with answer:
+        check_status(answer.status, answer.headers, url)
+        if answer.headers.get("Content-Encoding", "identity") != "identity":
+            raise UserInputError(
+                f"{shown(url)} comes compressed ({answer.headers['Content-Encoding']}), so its "
+                f"bytes cannot be counted: switch that off for .tar files in the server."
+            )
+        yield _http_body(answer, start, options)
+
+
+@asynccontextmanager
+async def _answered_within(seconds: float) -> AsyncIterator[None]:
+    """Give a request so long to be answered; the body has a limit of its own.
+
+    Raises:
+        TryAgainError: it was not.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise TryAgainError(f"it did not answer for {seconds:g} seconds") from error
 
 
 def _http_body(answer: Any, start: int, options: RemoteOptions) -> Body:
@@ -201,7 +215,7 @@ async def _open_s3(
         await system.set_session()
     except TypeError as error:
         raise _unknown_option("s3", error) from error
-    async with asyncio.timeout(options.connect_timeout_s + options.read_timeout_s):
+    async with _answered_within(options.connect_timeout_s + options.read_timeout_s):
         try:
             answer = await system._call_s3(
                 "get_object", Bucket=bucket, Key=key, Range=_range(start, stop), **more

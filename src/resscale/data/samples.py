@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from resscale.data.cache_entry import CacheSource
+from resscale.data.fork_locks import renew_in_children
+from resscale.data.kept_indices import KEPT_BYTES, KeptIndices
 from resscale.data.locations import join, local_path
 from resscale.data.manifest import Manifest
 from resscale.data.permutation import Int64
@@ -18,8 +19,6 @@ from resscale.data.shard_index import IMAGE_EXTENSIONS, NO_LABEL, ShardIndex
 from resscale.data.store import ShardStore
 from resscale.errors import DataFormatError, UserInputError
 
-# Indices of so many shards are kept: about 20 bytes a sample, so 160 MB at 1,000 a shard.
-_KEPT_INDICES = 8192
 _LOADED_AT_ONCE = 16
 
 
@@ -49,16 +48,17 @@ class ShardSamples:
     Args:
         manifest: the shards.
         store: reads byte ranges of them.
+        index_bytes: most bytes of offset indices that are kept in memory.
     """
 
-    def __init__(self, manifest: Manifest, store: ShardStore | None = None) -> None:
+    def __init__(
+        self, manifest: Manifest, store: ShardStore | None = None, index_bytes: int = KEPT_BYTES
+    ) -> None:
         self.manifest = manifest
         self.store = store or ShardStore()
         self._ends = np.cumsum(manifest.shard_sizes)
-        # Those loaded last; an epoch's shards come and go in one order.
-        self._indices: OrderedDict[int, ShardIndex] = OrderedDict()
-        self._lock = threading.Lock()
-        self._loading = _locks()
+        self._indices = KeptIndices(index_bytes)
+        renew_in_children(self)
 
     def __len__(self) -> int:
         return self.manifest.num_samples
@@ -121,17 +121,22 @@ class ShardSamples:
         if not 0 <= sample < len(self):
             raise IndexError(f"sample {sample} is outside 0 to {len(self) - 1}")
         shard = int(np.searchsorted(self._ends, sample, side="right"))
-        # Found without a lock, and never taken out while it is used: several threads read here.
         index = self._indices.get(shard)
         if index is None:
             index = self._index(shard)
         return shard, index, sample - int(self._ends[shard] - len(index))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_indices": OrderedDict(), "_lock": None, "_loading": None}
+        return {**self.__dict__, "_indices": self._indices.most_bytes, "_loading": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock(), _loading=_locks())
+        self.__dict__.update(state, _indices=KeptIndices(state["_indices"]))
+        renew_in_children(self)
+
+    def make_locks(self) -> None:
+        """Take free locks; see `fork_locks`."""
+        self._indices.make_lock()
+        self._loading = [threading.Lock() for _ in range(_LOADED_AT_ONCE)]
 
     def _index(self, shard: int) -> ShardIndex:
         # Threads that miss the same index load it once; other indices load beside it.
@@ -139,10 +144,7 @@ class ShardSamples:
             index = self._indices.get(shard)
             if index is None:
                 index = self._load_index(shard)
-                with self._lock:
-                    if len(self._indices) >= _KEPT_INDICES:
-                        self._indices.popitem(last=False)
-                    self._indices[shard] = index
+                self._indices.add(shard, index)
         return index
 
     def _load_index(self, shard: int) -> ShardIndex:
@@ -170,10 +172,6 @@ class ShardSamples:
                 raise
         # What the cache had was torn, as by a power failure.
         return ShardIndex.from_bytes(self.store.read_small(location, version), location)
-
-
-def _locks() -> list[threading.Lock]:
-    return [threading.Lock() for _ in range(_LOADED_AT_ONCE)]
 
 
 def read_each(samples: Samples, ids: Sequence[int]) -> Iterator[tuple[bytes, int]]:

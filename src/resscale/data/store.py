@@ -10,6 +10,7 @@ from typing import Any
 
 from resscale.data.cache import Fetched, ShardCache
 from resscale.data.cache_entry import CacheSource
+from resscale.data.fork_locks import renew_in_children
 from resscale.data.locations import local_path
 from resscale.data.read_ahead import ReadAhead
 from resscale.data.remote import read_all, read_range, reads_ranges, stat
@@ -58,8 +59,8 @@ class ShardStore:
         self.reads_at_once = reads_at_once
         self._open: OrderedDict[str, _File] = OrderedDict()
         self._versions: dict[str, str] = {}
-        self._lock = threading.Lock()
         self._ahead: tuple[int, ReadAhead] | None = None
+        renew_in_children(self)
 
     def read(
         self, location: str | Path, offset: int, size: int, source: CacheSource | None = None
@@ -246,7 +247,12 @@ class ShardStore:
         return {**self.__dict__, "_open": OrderedDict(), "_lock": None, "_ahead": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        self.__dict__.update(state)
+        renew_in_children(self)
+
+    def make_locks(self) -> None:
+        """Take free locks; see `fork_locks`."""
+        self._lock = threading.Lock()
 
 
 def _small(location: str, version: str) -> CacheSource:
