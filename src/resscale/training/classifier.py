@@ -8,19 +8,23 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
 from resscale.data.datamodule import ShardDataModule
-from resscale.data.dataset import IGNORED, Batch
+from resscale.data.dataset import Batch
 from resscale.data.permutation import mix_key
 from resscale.errors import UserInputError
 from resscale.models import ResNet, count_macs, create_model
 from resscale.training.batchnorm import StepStatistics, average_batchnorm_statistics
 from resscale.training.compiling import compile_network
+from resscale.training.device_augment import DeviceAugment, mirror, row_ids
+from resscale.training.erasing import ErasingConfig
 from resscale.training.evaluation import Evaluation
+from resscale.training.losses import LossConfig, LossName, training_loss
+from resscale.training.mixing import MixingConfig
 from resscale.training.optim import OptimizerConfig, build_optimizer, take_numbers
 from resscale.training.partition import is_partitioned
+from resscale.training.policies import PolicyConfig
 from resscale.training.schedule import ScheduleConfig, lr_at
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -29,7 +33,7 @@ _STOCHASTIC = 21
 
 
 class ImageClassifier(LightningModule):
-    """Trains a network on `resscale.data` batches with cross entropy.
+    """Trains a network on `resscale.data` batches.
 
     Args:
         model: name of a network (`resscale.list_models()`), or a module giving logits.
@@ -38,7 +42,13 @@ class ImageClassifier(LightningModule):
         model_options: further options of `create_model`.
         optimizer: the optimizer.
         schedule: the learning rate's course.
+        loss: of training: "cross_entropy" or "bce"; see `LossConfig`.
         label_smoothing: share of the target spread over all classes (Szegedy et al. 2015, sec. 7).
+        target_threshold: of "bce": targets above it become 1 and all others 0.
+        policy: TrivialAugment or RandAugment on the device.
+        erasing: random erasing on the device.
+        mixing: mixup and cutmix on the device.
+        test_flip: evaluation and prediction average the logits of each image and of its mirror.
         mean: per channel, of pixels in 0 to 1; subtracted on the device. None: ImageNet's, for
             other than 3 channels their average.
         std: per channel; divided by on the device. None: ImageNet's likewise.
@@ -59,7 +69,13 @@ class ImageClassifier(LightningModule):
         model_options: dict[str, Any] | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
         schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008 - frozen
+        loss: LossName = "cross_entropy",
         label_smoothing: float = 0.0,
+        target_threshold: float | None = None,
+        policy: PolicyConfig = PolicyConfig(),  # noqa: B008 - frozen
+        erasing: ErasingConfig = ErasingConfig(),  # noqa: B008 - frozen
+        mixing: MixingConfig = MixingConfig(),  # noqa: B008 - frozen
+        test_flip: bool = False,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
         channels_last: bool = True,
@@ -71,7 +87,9 @@ class ImageClassifier(LightningModule):
         super().__init__()
         mean = mean or channels_of(IMAGENET_MEAN, in_channels)
         std = std or channels_of(IMAGENET_STD, in_channels)
-        _check_arguments(in_channels, mean, std, label_smoothing)
+        _check_arguments(in_channels, mean, std)
+        self.loss_config = LossConfig(loss, label_smoothing, target_threshold)
+        self.augment = DeviceAugment(policy, erasing, mixing, in_channels, seed)
         if isinstance(model, str):
             model = create_model(model, num_classes, in_channels, **(model_options or {}))
         self.model = model
@@ -82,7 +100,7 @@ class ImageClassifier(LightningModule):
         self.in_channels = in_channels
         self.optimizer_config = optimizer
         self.schedule_config = schedule
-        self.label_smoothing = label_smoothing
+        self.test_flip = test_flip
         self.channels_last = channels_last
         self.global_batch_size = global_batch_size
         self.seed = seed
@@ -145,15 +163,32 @@ class ImageClassifier(LightningModule):
     def prepare(self, image: Tensor, flip: Tensor | None = None) -> Tensor:
         """Mirror the marked rows and normalise: uint8 (N, C, H, W) becomes float32."""
         if flip is not None:
-            image = torch.where(flip.view(-1, 1, 1, 1), image.flip(-1), image)
+            image = mirror(image, flip)
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         pixels = image.to(torch.float32, memory_format=layout)
         return torch.addcmul(self.pixel_shift, pixels, self.pixel_scale)
 
+    def score(self, image: Tensor, network: nn.Module | None = None) -> Tensor:
+        """Return what evaluation judges: float32 logits (N, num_classes).
+
+        With `test_flip` they are the mean of the logits of the image and of its mirror.
+
+        Args:
+            image: uint8 (N, C, H, W).
+            network: another one than the module's own, such as an average of its weights.
+        """
+        run = self if network is None else network
+        logits: Tensor = run(self.prepare(image)).float()
+        if not self.test_flip:
+            return logits
+        # Halved before the second pass, which may reuse the memory of the first one's result.
+        logits = logits * 0.5
+        mirrored: Tensor = run(self.prepare(image.flip(-1))).float()
+        return logits + mirrored * 0.5
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Key stochastic layers by the micro-batch, so that ranks and restarts do not matter."""
-        # By way of numpy, which refuses what lies on a device, where torch would wait for it.
-        first = int(batch["id"].numpy()[0])
+        first = int(row_ids(batch)[0])
         seed = mix_key(self.seed, _STOCHASTIC, batch["epoch"], first) >> 1
         # Not torch.manual_seed: for each kind of device that is not there it formats a traceback.
         torch.default_generator.manual_seed(seed)
@@ -165,15 +200,13 @@ class ImageClassifier(LightningModule):
         count = self._trainer.accumulate_grad_batches if self._trainer is not None else 1
         number = batch_idx % count
         self._statistics.before_forward(number, count)
-        logits = self(self.prepare(batch["image"], batch["flip"]))
+        images, targets = self.augment(batch, self.prepare)
+        logits = self(images)
         self._statistics.after_forward(number, count)
-        label = batch["label"]
-        loss = functional.cross_entropy(
-            logits, label, ignore_index=IGNORED, label_smoothing=self.label_smoothing
-        )
+        loss = training_loss(logits, targets, self.loss_config)
         with torch.no_grad():
-            rows = torch.full((), float(len(label)), device=logits.device)
-            correct = (logits.argmax(dim=1) == label).sum()
+            rows = torch.full((), float(len(logits)), device=logits.device)
+            correct = (logits.argmax(dim=1) == targets.larger).sum()
             sums = torch.stack([loss.detach().float() * rows, correct.float(), rows])
             # No .item() here: the sums are read when they are logged, not at each step.
             self._sums = sums if self._sums is None else self._sums + sums
@@ -193,8 +226,8 @@ class ImageClassifier(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score a batch."""
         assert self._evaluation is not None
-        logits = self(self.prepare(batch["image"]))
-        self._evaluation.update(logits.float(), batch["label"], batch["id"], len(batch["bad"]))
+        logits = self.score(batch["image"])
+        self._evaluation.update(logits, batch["label"], batch["id"], len(batch["bad"]))
 
     def on_validation_epoch_end(self) -> None:
         """Log loss, top-1 and top-5 over all ranks."""
@@ -214,8 +247,7 @@ class ImageClassifier(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Return the five likeliest classes, int64 (N, 5), and their probabilities (N, 5)."""
-        logits = self(self.prepare(batch["image"])).float()
-        top = logits.softmax(dim=1).topk(min(5, self.num_classes), dim=1)
+        top = self.score(batch["image"]).softmax(dim=1).topk(min(5, self.num_classes), dim=1)
         return top.indices, top.values
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -270,9 +302,7 @@ def channels_of(values: tuple[float, ...], in_channels: int) -> tuple[float, ...
     return values if in_channels == len(values) else (sum(values) / len(values),)
 
 
-def _check_arguments(
-    in_channels: int, mean: tuple[float, ...], std: tuple[float, ...], label_smoothing: float
-) -> None:
+def _check_arguments(in_channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, in_channels):
             raise UserInputError(
@@ -281,8 +311,6 @@ def _check_arguments(
             )
     if min(std) <= 0:
         raise UserInputError(f"model.std={list(std)} must be above 0.")
-    if not 0 <= label_smoothing < 1:
-        raise UserInputError(f"model.label_smoothing={label_smoothing} must be from 0 up to 1.")
 
 
 def _expected_samples(module: ImageClassifier, stage: str) -> int | None:

@@ -110,8 +110,8 @@ class WeightAverage(Callback):
             return
         assert isinstance(pl_module, ImageClassifier)
         with trainer.precision_plugin.val_step_context():
-            logits = self._network(pl_module.prepare(batch["image"]))
-        self._evaluation.update(logits.float(), batch["label"], batch["id"])
+            logits = pl_module.score(batch["image"], self._network)
+        self._evaluation.update(logits, batch["label"], batch["id"])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log loss, top-1 and top-5 of the average over all ranks."""
