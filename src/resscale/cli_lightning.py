@@ -18,6 +18,7 @@ from resscale.data.datamodule import ShardDataModule
 from resscale.errors import UserInputError
 from resscale.training.checkpoint import Checkpointer
 from resscale.training.classifier import ImageClassifier
+from resscale.training.device_prefetch import DevicePrefetch
 from resscale.training.ema import WeightAverage
 from resscale.training.ema_decay import EmaConfig
 from resscale.training.expected_curve import CurveWatch, ExpectedCurve
@@ -112,6 +113,12 @@ class TrainCli(LightningCLI):
         )
         if self.stage == "fit":
             parser.add_argument(
+                "--device_prefetch",
+                type=bool,
+                default=True,
+                help="Copy the next batch to the GPU while it trains on this one.",
+            )
+            parser.add_argument(
                 "--profile",
                 type=bool | ProfileConfig,
                 default=False,
@@ -190,6 +197,7 @@ class TrainCli(LightningCLI):
             callbacks += [SampleLog()] if self.config.data.log_sample_ids else []
             ema: EmaConfig = self.config_init.ema
             callbacks += [WeightAverage(ema)] if ema.decay is not None else []
+            callbacks += [DevicePrefetch()] if self.config.device_prefetch else []
             profiled = profile_config(self.config_init.profile)
             callbacks += [] if profiled is None else [StepProfiler(profiled)]
             # Behind the average, whose evaluation counts too.

@@ -90,6 +90,8 @@ class TrainLoader:
         self.before_wait: Callable[[], None] | None = None
         # Called with (epoch, step) before a step's batches are asked for.
         self.before_step: Callable[[int, int], None] | None = None
+        # What batches pass on their way to training, such as a copy to the device ahead of use.
+        self.through: Callable[[Iterator[Batch]], Iterator[Batch]] | None = None
         # Lightning tells the epoch to whatever a loader has by the name of sampler.
         self.sampler = _Requests(self)
         self._loader = build_loader(dataset, self.sampler, options)
@@ -100,6 +102,10 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator: Lightning calls iter() to probe the loader, and nothing may start by that.
+        batches = self._read()
+        yield from batches if self.through is None else self.through(batches)
+
+    def _read(self) -> Iterator[Batch]:
         batches = _begin(self._loader)
         while True:
             if self.before_wait is not None:

@@ -231,7 +231,7 @@ def course_of(trainer: Trainer) -> Course:
 def _size_at(trainer: Trainer, epoch: int) -> int:
     """Return the side of an epoch's training images; without a data module of ours, all are 1."""
     data = trainer.datamodule  # type: ignore[attr-defined]  # set at run time
-    return data.train_crop.size if isinstance(data, ShardDataModule) else 1
+    return data.size_at(epoch) if isinstance(data, ShardDataModule) else 1
 
 
 def _evaluation_work(trainer: Trainer) -> float:
