@@ -47,6 +47,7 @@ class FaultServer:
         only: rates hold for paths that end so.
         ranges: the server knows ranges.
         etags: it names versions by ETag (else by the time of the last change alone).
+        mirrors: so many servers take turns, each with ETags of its own for the same bytes.
         answers: status by path, for what can never be read.
     """
 
@@ -57,6 +58,7 @@ class FaultServer:
     only: str = ""
     ranges: bool = True
     etags: bool = True
+    mirrors: int = 1
     answers: dict[str, int] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
     bytes_sent: int = 0
@@ -145,7 +147,9 @@ class _Handler(BaseHTTPRequestHandler):
         faults.note(Asked(path, start, stop, fault, status))
         self.send_response(status)
         if faults.etags:
-            self.send_header("ETag", f'"{facts.st_mtime_ns:x}-{facts.st_size:x}"')
+            mirror = len(faults.asked) % faults.mirrors
+            own = f"-{mirror}" if faults.mirrors > 1 else ""
+            self.send_header("ETag", f'"{facts.st_mtime_ns:x}-{facts.st_size:x}{own}"')
         self.send_header("Last-Modified", self.date_time_string(facts.st_mtime))
         if status == 206:
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")

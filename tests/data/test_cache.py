@@ -164,6 +164,22 @@ def test_a_wrong_checksum_is_an_error_after_a_second_download(
     assert visible(tmp_path) == []
 
 
+def test_a_download_goes_on_at_a_mirror_where_the_checksum_is_known(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    server.mirrors = 2  # the same bytes under two ETags, in turns
+    cache = ShardCache(tmp_path, 10 * SIZE, QUICK)
+    server.next_faults = ["truncate"]
+    assert cache.fetch(source(server, 0)) is Fetched.THERE
+    assert cached(cache, source(server, 0)) == CONTENTS[0]
+    assert server.starts("0.tar") == [0, 150_000]  # SIZE / 2
+    etag = (server.folder / "1.tar").stat()
+    version = f"{etag.st_mtime_ns:x}-{etag.st_size:x}-1"  # of the mirror that answers next
+    server.next_faults = ["truncate"]
+    with pytest.raises(DataFormatError, match=r"1\.tar has changed while it was read .*-1 of .*-0"):
+        cache.fetch(CacheSource(f"{server.url}/1.tar", SIZE, version))
+
+
 def test_another_version_is_another_entry(server: FaultServer, tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 10 * SIZE, QUICK)
     etag = (server.folder / "0.tar").stat()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import shutil
+import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +27,7 @@ from resscale.data.manifest import Manifest
 from resscale.data.order import EpochOrder
 from resscale.data.pack import pack_splits
 from resscale.data.pack_plan import PackOptions
+from resscale.data.remote_counts import count
 from resscale.data.samples import ShardSamples
 from resscale.errors import UserInputError
 
@@ -122,6 +126,7 @@ def test_a_second_run_finds_the_shards_of_the_first(
     [
         ({"limit_gb": 5.0}, "data.cache_gb says how to use a cache; name its folder: --data.cache"),
         ({"local_too": True}, "data.cache_local says how to use a cache"),
+        ({"folder": ""}, "data.cache='' names no folder .*: name one, --data.cache /local/cache"),
         ({"folder": "/c", "limit_gb": 0.0}, "data.cache_gb=0.0 must be above 0 gigabytes"),
         ({"storage_options": {"s33": {}}}, "has 's33': it must map http, https, s3, gs .*'s3'"),
         ({"storage_options": {"s3": True}}, "has 's3': it must map"),
@@ -195,6 +200,43 @@ def test_evaluation_shards_stay_where_they_take_a_quarter_at_most(
             while leased_keys(caching.cache.folder):  # behind its end it needs nothing
                 time.sleep(0.01)
         caching.close()
+
+
+def test_loaders_that_are_built_anew_leave_no_threads_leases_or_memory(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    caching = Caching(str(tmp_path / "cache"), limit_gb=0.1)
+    order, plan = EpochOrder([20] * 9, global_batch_size=32), plan_batches(32, None, 1)
+    before = caching.counts()
+    stores = []
+    for built in range(1, 6):
+        samples = samples_of(server, caching, "test")
+        tell = caching.follow_training(
+            samples, order, plan, RankPlace(), 5, WorkerOptions(num_workers=1)
+        )
+        assert tell is not None
+        tell(0, 0)
+        list(caching.follow_evaluation(samples, [BatchRequest(np.arange(60))], RankPlace()))
+        assert samples.store.worker_counts is not None
+        assert caching.cache is not None
+        count(hits=7)
+        samples.store.worker_counts.note(0)  # as its reading process does: this one's, in sum
+        read = (caching.counts() - before).hits
+        # 7 in each round: once as this process's own, and once more as each worker's so far.
+        assert read == 7 * built + 7 * built * (built + 1) // 2 + before.hits * built
+        stores.append(weakref.ref(samples.store))
+        while len(leases := list(caching.cache.folder.glob("*.live"))) != 2:
+            time.sleep(0.01)
+        # 8 downloads at once for training and as many for evaluation; old ones end in 0.2 s.
+        while sum(each.name.startswith("prefetch") for each in threading.enumerate()) > 2 * 8:
+            time.sleep(0.01)
+    del samples, tell
+    caching.close()
+    gc.collect()
+    assert [store() for store in stores[:-1]] == [None] * 4
+    caching.counts()
+    assert len(caching._stores) <= 1
+    assert list(leases[0].parent.glob("*.live")) == []
 
 
 def test_local_shards_are_left_alone_unless_asked_for(digits: Path, tmp_path: Path) -> None:

@@ -209,6 +209,32 @@ def test_a_wrong_shard_ends_the_run_with_its_error(
     prefetcher.close()
 
 
+def test_a_thread_that_looks_ahead_while_its_prefetcher_is_closed_leaves_no_lease(
+    remote_samples: tuple[FaultServer, ShardSamples, ShardCache],
+) -> None:
+    _, samples, cache = remote_samples
+    looks, go_on = threading.Event(), threading.Event()
+
+    class Slow(Listed):
+        def shards(self, position: int) -> Int64 | None:
+            looks.set()
+            go_on.wait(60)
+            return super().shards(position)
+
+    prefetcher = Prefetcher(samples, cache, Ahead(Slow([0], [1]), sizes(samples), 3000, 9), 1)
+    prefetcher.at(0)
+    assert looks.wait(60)
+    closing = threading.Thread(target=prefetcher.close)
+    closing.start()
+    closing.join(0.3)  # it waits for the thread, or is done already
+    go_on.set()
+    closing.join(60)
+    for thread in prefetcher._threads:
+        thread.join(60)
+    left = {path.suffix for path in cache.folder.iterdir()}
+    assert left <= {".lock"}  # no .live or .needs, and no shard that nobody needs any more
+
+
 def test_no_thread_outlives_its_prefetcher(
     remote_samples: tuple[FaultServer, ShardSamples, ShardCache],
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +105,28 @@ def test_a_file_that_changes_in_between_is_noticed_not_spliced(server: FaultServ
     with pytest.raises(remote.RemoteChangedError, match=r"2008000 bytes, now .* of 2008000"):
         remote.read_range(url, 0, 9, about.tag, QUICK, about.size)
     assert remote.read_range(url, 0, 9, None, QUICK) == bytes(9)
+
+
+def test_a_range_of_no_certain_version_is_read_anew_where_a_mirror_goes_on_with_another(
+    server: FaultServer,
+) -> None:
+    server.mirrors, server.next_faults = 3, ["truncate"]
+    data = remote.read_range(f"{server.url}/a.tar", 100, 1_000_100, options=QUICK)
+    assert data == CONTENT[100:1_000_100]
+    # Half has come of one version; the next answers with another, the third with one more.
+    assert server.starts("a.tar") == [100, 500_100, 100]
+    with pytest.raises(remote.RemoteChangedError):
+        remote.read_range(f"{server.url}/a.tar", 0, 9, "of none of them", QUICK)
+    with pytest.raises(remote.RemoteChangedError):
+        remote.read_range(f"{server.url}/a.tar", 0, 9, None, QUICK, size=7)
+
+
+def test_a_server_that_takes_a_connection_and_is_silent_is_said_not_to_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the system takes the connection
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/a.tar"
+        mute = RemoteOptions(connect_timeout_s=0.1, read_timeout_s=7, give_up_s=0.1)
+        with pytest.raises(RemoteError, match=r"because it did not answer for 0\.1 seconds"):
+            remote.read_all(url, mute)
 
 
 def test_without_etags_the_time_of_the_last_change_names_the_version(server: FaultServer) -> None:

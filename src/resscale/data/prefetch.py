@@ -236,7 +236,7 @@ class Prefetcher:
         try:
             while not self._closed:
                 shard = self._choose()
-                if shard is None:
+                if shard is None or self._closed:
                     self._wake.wait(_IDLE_S)
                     self._wake.clear()
                 else:
