@@ -1,8 +1,9 @@
 """A bounded cache of remote files in a folder, shared by all processes and jobs of a node.
 
 Each file is downloaded once per node: whoever downloads it holds a lock that ends with its process.
-A download that was killed goes on from its last byte. A file appears whole and checked, or not at
-all. Nothing here ends a run: without a disk, or on a full one, files are read from the server.
+A download that was killed goes on from its last byte. A file appears whole, synced to the disk and
+checked, or not at all. Nothing here ends a run: without a disk, or on a full one, files are read
+from the server.
 """
 
 from __future__ import annotations
@@ -10,19 +11,26 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import math
 import multiprocessing
 import os
 import sys
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
 
-from resscale.data.cache_entry import CacheSource, file_system_type, host_for_parts
+from resscale.data.cache_entry import (
+    PART,
+    CacheSource,
+    boot_mark,
+    file_system_type,
+    host_for_parts,
+)
 from resscale.data.cache_room import make_room
+from resscale.data.cache_small import keep_small, remove_torn_small
 from resscale.data.remote import RemoteStat, download
 from resscale.data.remote_counts import count
 from resscale.data.remote_options import RemoteOptions, shown
@@ -31,8 +39,6 @@ from resscale.errors import DataFormatError
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _CHUNK_BYTES = 1 << 20
 _POLL_S = 0.05
-_SMALL = ".small"
-_STALE_S = 3600.0
 # What a full or broken disk was is asked again after this.
 _OFF_S = 60.0
 
@@ -61,6 +67,9 @@ class ShardCache:
         self.remote = remote
         self._off_until = 0.0
         self._said: set[str] = set()
+        self._host = host_for_parts(folder)
+        # After a power failure a part may have its length and not its bytes.
+        self._boot = "-".join(filter(None, (self._host, boot_mark())))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK | os.X_OK):
@@ -69,7 +78,6 @@ class ShardCache:
             self._switch_off(error, float("inf"))
         else:
             self._remove_stale()
-        self._host = host_for_parts(folder)
         if self._host:
             self._say(
                 f"data.cache={folder} lies on {file_system_type(folder)}, a network file system: "
@@ -114,26 +122,29 @@ class ShardCache:
             os.close(descriptor)
         return data if len(data) == size else None
 
-    def small(self, source: CacheSource, load: Callable[[], bytes]) -> bytes:
-        """Return a small file's bytes; they are loaded, and kept if that can be done.
+    def small(
+        self, source: CacheSource, load: Callable[[], bytes], most_age_s: float = math.inf
+    ) -> bytes:
+        """Return a small file's bytes; one process of the node loads them, and keeps them.
 
         Args:
             source: names the file; its size plays no part.
             load: reads it from its server.
+            most_age_s: what is older than that is loaded anew.
         """
-        path = self.folder / source.file_name
-        try:
-            return path.read_bytes()
-        except OSError:
-            raw = load()
-        temporary = self.folder / f".{uuid.uuid4().hex}{_SMALL}"
-        try:
-            temporary.write_bytes(raw)
-            temporary.replace(path)
-        except OSError:
-            with suppress(OSError):  # it serves as well from memory
-                temporary.unlink(missing_ok=True)
-        return raw
+        return keep_small(self.folder, source, load, most_age_s)
+
+    def whole(self, source: CacheSource) -> bytes | None:
+        """Return all bytes of a file, downloaded once per node; None where the cache has no room.
+
+        Raises:
+            DataFormatError, RemoteError: as `fetch`.
+        """
+        descriptor = self.open(source) if self.fetch(source) is Fetched.THERE else None
+        if descriptor is None:
+            return None
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read()
 
     def drop(self, source: CacheSource) -> bool:
         """Take a file out; say whether it was there."""
@@ -175,7 +186,7 @@ class ShardCache:
         return Fetched.OFF
 
     def _part(self, source: CacheSource) -> Path:
-        return self.folder / source.part_name(self._host)
+        return self.folder / source.part_name(self._host if source.sha256 else self._boot)
 
     def _lock_part(self, source: CacheSource) -> int | None:
         """Return the locked file of a download; None where somebody else holds it."""
@@ -255,10 +266,12 @@ class ShardCache:
         return make_room(self.folder, self.limit_bytes, source.key, missing)
 
     def _remove_stale(self) -> None:
-        """Remove small files that processes killed in the middle have left, an hour ago."""
-        for left in self.folder.glob(f".*{_SMALL}"):
-            with suppress(OSError):
-                if time.time() - left.stat().st_mtime > _STALE_S:
+        """Remove parts that an earlier start of the machine has left, and torn small files."""
+        remove_torn_small(self.folder)
+        boots = self._boot.removesuffix(boot_mark()) + "boot-"
+        for left in self.folder.glob(f"*@{boots}*{PART}"):
+            if not left.name.endswith(f"@{self._boot}{PART}"):
+                with suppress(OSError):
                     left.unlink()
 
     def _touch(self, path: Path) -> None:

@@ -3,7 +3,9 @@
 ```
 <cache>/<key>-train-000000.tar       a whole file, checked
 <cache>/<key>-104857600.part         one on its way, of so many bytes in the end; locked (flock)
+<cache>/<key>-104857600@<who>.part   one that goes on in that start of that machine alone
 <cache>/.room.lock                   held for a moment, while room is made
+<cache>/.small-1f.lock               held while a small file is loaded
 <cache>/<lease>.live, <lease>.needs  what a living process will need (`cache_lease`)
 ```
 """
@@ -14,8 +16,9 @@ import hashlib
 import os
 import re
 import socket
+import uuid
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from resscale.data.locations import name_of
@@ -64,9 +67,9 @@ class CacheSource:
         name = re.sub(r"[^A-Za-z0-9._-]", "_", name_of(self.url))[-100:]
         return f"{self.key}-{name.removesuffix(PART)}"
 
-    def part_name(self, host: str = "") -> str:
-        """Name of the file on its way; `host` keeps nodes apart that share the folder."""
-        return f"{self.key}-{self.size}{f'@{host}' if host else ''}{PART}"
+    def part_name(self, who: str = "") -> str:
+        """Name of the file on its way; `who` keeps apart those that cannot go on for each other."""
+        return f"{self.key}-{self.size}{f'@{who}' if who else ''}{PART}"
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,16 @@ def host_for_parts(folder: Path) -> str:
     kind = file_system_type(folder)
     is_network = kind.startswith(_NETWORK_FILE_SYSTEMS)
     return re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname()) if is_network else ""
+
+
+@cache
+def boot_mark(file: Path = Path("/proc/sys/kernel/random/boot_id")) -> str:
+    """Return a name of this start of the machine; of this process where the system tells none."""
+    try:
+        boot = file.read_text().strip()
+    except OSError:
+        boot = uuid.uuid4().hex
+    return f"boot-{boot}"
 
 
 def file_system_type(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:

@@ -16,6 +16,7 @@ from resscale.data.cache_entry import CacheSource
 from resscale.data.cache_lease import Lease
 from resscale.data.dataset import BatchRequest
 from resscale.data.permutation import Int64
+from resscale.data.remote import RemoteChangedError
 from resscale.data.repeats import TrainOrder
 from resscale.data.samples import ShardSamples
 
@@ -291,7 +292,11 @@ class Prefetcher:
                 if shard in self._needed:
                     self._needed[shard] = source
                     self._publish()
-        fetched = self._cache.fetch(source, wait=False)
+        try:
+            fetched = self._cache.fetch(source, wait=False)
+        except RemoteChangedError:
+            self._samples.store.forget_version(source)
+            raise
         with self._lock:
             if fetched is Fetched.BUSY and shard in self._needed:
                 self._busy.add(shard)

@@ -46,6 +46,10 @@ class Body:
     ranges: bool
     chunks: Callable[[], AsyncIterator[bytes]]
 
+    def __post_init__(self) -> None:
+        # Versions are hashed and written down: a header whose bytes are no text must not stop that.
+        self.tag = self.tag.encode("ascii", "backslashreplace").decode()
+
 
 class FileSystems:
     """fsspec's file systems of this process, one per protocol and options.

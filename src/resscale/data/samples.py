@@ -163,8 +163,10 @@ class ShardSamples:
         return index
 
     def _load_remote_index(self, location: str, shard: int) -> ShardIndex:
-        # An index belongs to the bytes of its shard: no request is needed to know its version.
+        # An index belongs to the bytes of its shard: with a SHA-256 it needs no request of its own.
         version = self.manifest.shards[shard].sha256
+        if not version and self.store.cache is not None:
+            version = self.source(shard).version
         try:
             return ShardIndex.from_bytes(self.store.read_small(location, version), location)
         except DataFormatError:

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from resscale.data.cache import Fetched, ShardCache
-from resscale.data.cache_entry import CacheSource
+from resscale.data.cache_entry import CacheSource, boot_mark
 from resscale.data.fork_locks import renew_in_children
 from resscale.data.locations import local_path
 from resscale.data.read_ahead import ReadAhead
-from resscale.data.remote import read_all, read_range, reads_ranges, stat
+from resscale.data.remote import RemoteChangedError, read_all, read_range, reads_ranges, stat
 from resscale.data.remote_counts import WorkerCounts, count
 from resscale.data.remote_options import RemoteOptions
 from resscale.errors import DataFormatError
 
 READS_AT_ONCE = 8
 _KEPT_VERSIONS = 100_000
+# The processes of a node come to a shard at about the same time.
+_VERSION_HOLDS_S = 600.0
 
 
 class ShardStore:
@@ -80,14 +82,20 @@ class ShardStore:
         where = str(location)
         if not self.is_remote(where):
             return self._read_file(self._local_file(where), where, offset, size)
-        data = self._read_remote(where, offset, size, source)
+        try:
+            data = self._read_remote(where, offset, size, source)
+        except RemoteChangedError:
+            if source is not None:
+                self.forget_version(source)
+            raise
         self._publish()
         return data
 
     def source(self, location: str, size: int, sha256: str) -> CacheSource:
         """Return how the cache knows a shard of so many bytes.
 
-        Where the SHA-256 is unknown ("") the server is asked once for the version.
+        Where the SHA-256 is unknown ("") the server is asked for the version: once, and with a
+        cache, once for all processes of the node that ask within ten minutes.
 
         Raises:
             DataFormatError: there is no such file, or it has another size.
@@ -95,29 +103,46 @@ class ShardStore:
         """
         if sha256:
             return CacheSource(location, size, sha256, sha256)
-        if location not in self._versions:
+        version = self._versions.get(location)
+        if version is None:
+            version = self._ask_version(location, size)
+            if len(self._versions) >= _KEPT_VERSIONS:
+                self._versions.clear()
+            self._versions[location] = version
+        return CacheSource(location, size, version)
+
+    def knows_version(self, location: str) -> bool:
+        """Return whether `source` need not ask the server."""
+        return location in self._versions
+
+    def forget_version(self, source: CacheSource) -> None:
+        """Ask the server anew the next time: another version lies there now."""
+        self._versions.pop(source.url, None)
+        if self.cache is not None and not source.sha256:
+            self.cache.drop(_version_record(source.url, source.size))
+
+    def _ask_version(self, location: str, size: int) -> str:
+        def ask() -> bytes:
             about = stat(location, self.remote)
             if about.size != size:
                 raise DataFormatError(
                     f"{location} has {about.size} bytes, its manifest says {size}: "
                     f"truncated or changed."
                 )
-            if len(self._versions) >= _KEPT_VERSIONS:
-                self._versions.clear()
-            self._versions[location] = about.tag
-            return CacheSource(location, size, about.tag)
-        return CacheSource(location, size, self._versions[location])
+            return about.tag.encode()
 
-    def knows_version(self, location: str) -> bool:
-        """Return whether `source` need not ask the server."""
-        return location in self._versions
+        if self.cache is None or local_path(location) is not None:
+            return ask().decode()
+        record = _version_record(location, size)
+        return self.cache.small(record, ask, _VERSION_HOLDS_S).decode()
 
     def read_small(self, location: str, version: str) -> bytes:
         """Return a whole small file on a server, as an offset index is.
 
         Args:
             location: its address.
-            version: names its content, as the SHA-256 of the shard that it belongs to.
+            version: names its content, as the SHA-256 of the shard that it belongs to, or that
+                shard's ETag; "": unknown, so that it is not cached.
 
         Raises:
             DataFormatError, RemoteError: it cannot be read.
@@ -257,6 +282,11 @@ class ShardStore:
 
 def _small(location: str, version: str) -> CacheSource:
     return CacheSource(location, 0, f"small {version}")
+
+
+def _version_record(location: str, size: int) -> CacheSource:
+    # Not synced to the disk, so not to be believed after a power failure.
+    return CacheSource(location, 0, f"version {size} {boot_mark()}")
 
 
 class _File:
