@@ -91,8 +91,8 @@ def affine_nearest(images: Tensor, fixed: Tensor, fill: Tensor) -> Tensor:
     x = torch.arange(width, device=images.device, dtype=torch.int32)
     source_x, source_y = (a * x + b * y + c) >> 16, (d * x + e * y + f) >> 16
     inside = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
-    source = torch.where(inside, source_y * width + source_x, 0)
-    return _filled(_pixels_at(images, source), inside, fill)
+    places = torch.where(inside, source_y * width + source_x, height * width)
+    return _take(_with_fill(images, fill), places)
 
 
 def affine_bilinear(images: Tensor, matrices: Tensor, fill: Tensor) -> Tensor:
@@ -110,16 +110,21 @@ def affine_bilinear(images: Tensor, matrices: Tensor, fill: Tensor) -> Tensor:
     at_x, at_y = a * x + b * y + c, d * x + e * y + f
     inside = (at_x >= 0) & (at_x < width) & (at_y >= 0) & (at_y < height)
     left, top = (at_x - 0.5).floor(), (at_y - 0.5).floor()
-    right_share, lower_share = (at_x - 0.5 - left)[..., None], (at_y - 0.5 - top)[..., None]
+    right_share, lower_share = at_x - 0.5 - left, at_y - 0.5 - top
     columns = [(left + step).clamp(0, width - 1).int() for step in (0, 1)]
     lines = [(top + step).clamp(0, height - 1).int() * width for step in (0, 1)]
+    source = _with_fill(images, fill)
+
+    def at(line: Tensor, column: Tensor) -> Tensor:
+        places = torch.where(inside, line + column, height * width)
+        return _take(source, places).double()
+
     blended = []
     for line in lines:
-        here, there = (_pixels_at(images, line + column).double() for column in columns)
-        blended.append(there.sub_(here).mul_(right_share).add_(here))
+        here, there = (at(line, column) for column in columns)
+        blended.append(there.sub_(here).mul_(right_share[:, None]).add_(here))
     upper, lower = blended
-    levels = lower.sub_(upper).mul_(lower_share).add_(upper)
-    return _filled(levels.to(torch.uint8), inside, fill)
+    return lower.sub_(upper).mul_(lower_share[:, None]).add_(upper).to(torch.uint8)
 
 
 def _matrices(count: int, **entries: Floats) -> Floats:
@@ -130,15 +135,15 @@ def _matrices(count: int, **entries: Floats) -> Floats:
     return matrices
 
 
-def _pixels_at(images: Tensor, places: Tensor) -> Tensor:
-    """Return the pixels (n, H, W, C) at places counted along the lines, int32 (n, H, W)."""
-    rows, channels, height, width = images.shape
-    starts = torch.arange(rows, device=images.device).view(-1, 1, 1) * (height * width)
-    pixels = images.permute(0, 2, 3, 1).reshape(-1, channels)
-    flat = (starts + places).view(-1)
-    return pixels.index_select(0, flat).view(rows, height, width, channels)
+def _with_fill(images: Tensor, fill: Tensor) -> Tensor:
+    """Return the pixels of each channel, and behind them its `fill`: uint8 (n, C, H × W + 1)."""
+    rows, channels = images.shape[:2]
+    pixels = images.reshape(rows, channels, -1)
+    return torch.cat((pixels, fill.view(1, -1, 1).expand(rows, -1, 1)), dim=2)
 
 
-def _filled(pixels: Tensor, inside: Tensor, fill: Tensor) -> Tensor:
-    """Return images (n, C, H, W) of pixels (n, H, W, C), `fill` where they are not inside."""
-    return torch.where(inside[..., None], pixels, fill).permute(0, 3, 1, 2)
+def _take(source: Tensor, places: Tensor) -> Tensor:
+    """Return images (n, C, H, W) of pixels (n, C, pixels) at the places int32 (n, H, W)."""
+    rows, channels = source.shape[:2]
+    index = places.long().view(rows, 1, -1).expand(-1, channels, -1)
+    return source.gather(2, index).view(rows, channels, *places.shape[1:])
