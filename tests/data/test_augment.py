@@ -166,3 +166,22 @@ def test_the_central_region_by_hand() -> None:
     x, y = 500 / 341, 375 / 256
     assert box == pytest.approx((58 * x, 16 * y, 282 * x, 240 * y))
     assert CenterCrop(8, 8).box(8, 8, NONE) == Box(0, 0, 8, 8)
+
+
+@pytest.mark.parametrize("crop", [RandomResizedCrop(32), CenterCrop(32, 36), PadCrop(32, 4)])
+def test_a_crop_of_another_size_takes_the_same_part_of_the_image(crop) -> None:
+    small = crop.at_size(16)
+    assert small.size == 16
+    assert crop.size == 32  # as it was
+    uniform = np.full(crop.num_uniforms, 0.9)
+    # 36 / 32 of 64 pixels and 4 / 32 of it are whole, so that no rounding is in between.
+    box, other = crop.box(64, 64, uniform), small.box(64, 64, uniform)
+    assert other == pytest.approx(box)
+    assert type(other) is type(box)
+
+
+def test_a_crop_of_another_size_keeps_its_shares() -> None:
+    assert PadCrop(32, 4).at_size(24) == PadCrop(24, 3)
+    assert CenterCrop(224, 256).at_size(160) == CenterCrop(160, 183)  # 160 × 256 / 224 = 182.9
+    crop = RandomResizedCrop(224, (0.3, 0.9), (0.5, 2.0))
+    assert crop.at_size(128) == RandomResizedCrop(128, (0.3, 0.9), (0.5, 2.0))

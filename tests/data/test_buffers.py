@@ -44,3 +44,17 @@ def test_no_more_than_stated_is_kept() -> None:
     held = [buffers.take(1, 4, 3) for _ in range(5)]
     held.clear()
     assert [len(free) for free in buffers._free.values()] == [2]
+
+
+def test_the_memory_of_sizes_that_have_passed_is_let_go() -> None:
+    buffers = PixelBuffers()
+    for side in (4, 5, 6, 7):
+        held = [buffers.take(1, side, 3) for _ in range(2)]
+        held.clear()
+    # Of the size before, batches may still be held while the next ones are read.
+    assert sorted(buffers._free) == [1 * 6 * 6 * 3, 1 * 7 * 7 * 3]
+    late = buffers.take(1, 6, 3)
+    buffers.take(1, 8, 3)
+    buffers.take(1, 9, 3)
+    del late  # of a size that nobody asks for any more
+    assert sorted(buffers._free) == [1 * 8 * 8 * 3, 1 * 9 * 9 * 3]

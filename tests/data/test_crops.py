@@ -4,6 +4,7 @@ import pytest
 
 from resscale.data.augment import CenterCrop, Crop, PadCrop, RandomResizedCrop
 from resscale.data.crops import TrainCrop, build_eval_crop, build_train_crop
+from resscale.errors import UserInputError
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,24 @@ def test_the_side_before_the_evaluation_crop_follows_from_the_training_crop(
     kind: TrainCrop, resize: int | None, found: int
 ) -> None:
     assert build_eval_crop(kind, 224, resize) == CenterCrop(224, found)
+
+
+def test_the_aspect_of_random_regions_is_the_users() -> None:
+    crop = build_train_crop("random_resized", 32, (0.5, 1.0), 0, (0.9, 1.1))
+    assert crop == RandomResizedCrop(32, (0.5, 1.0), (0.9, 1.1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": (0.5, 0.2)}, r"data\.scale=\[0\.5, 0\.2\] must be two shares"),
+        ({"scale": (0.0, 1.0)}, r"data\.scale=\[0\.0, 1\.0\] must be"),
+        ({"scale": (0.5, 1.5)}, r"data\.scale=\[0\.5, 1\.5\] must be"),
+        ({"ratio": (1.5, 0.5)}, r"data\.ratio=\[1\.5, 0\.5\] must be two ratios"),
+        ({"ratio": (0.0, 1.0)}, r"data\.ratio=\[0\.0, 1\.0\] must be"),
+        ({"pad": -1}, r"data\.pad=-1 must be 0 pixels or more"),
+    ],
+)
+def test_ranges_that_are_none_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(UserInputError, match=message):
+        build_train_crop("pad", 32, **{"scale": (0.1, 1.0), "pad": 4, **options})
