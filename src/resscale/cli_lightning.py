@@ -111,19 +111,19 @@ class TrainCli(LightningCLI):
             default="high",
             help="Of products of float32 numbers on a GPU: highest, high (TF32) or medium.",
         )
-        if self.stage == "fit":
-            parser.add_argument(
-                "--device_prefetch",
-                type=bool,
-                default=True,
-                help="Copy the next batch to the GPU while it trains on this one.",
-            )
-            parser.add_argument(
-                "--profile",
-                type=bool | ProfileConfig,
-                default=False,
-                help="Record steps into <run_dir>/profile/: true, or profile.steps and so on.",
-            )
+        # Of fit alone, but a run's config.yaml has them, and other commands read that.
+        parser.add_argument(
+            "--device_prefetch",
+            type=bool,
+            default=True,
+            help="Copy the next batch to the GPU while it trains on this one.",
+        )
+        parser.add_argument(
+            "--profile",
+            type=bool | ProfileConfig,
+            default=False,
+            help="Record steps into <run_dir>/profile/: true, or profile.steps and so on.",
+        )
         if self.stage == "predict":
             parser.add_argument("--output", type=str, default="predictions.csv", help="File.")
         else:
