@@ -3,13 +3,13 @@
     OMP_NUM_THREADS=1 python benchmarks/optim_step.py
     python benchmarks/optim_step.py --device cuda --model resnet50
 
-Prints a Markdown table: the time of a step over the net's parameters with gradients at hand, and its
-ratio to torch's SGD, one parameter after the other. On a CPU it is the process's CPU time, so that
-others on the machine disturb little; on a GPU the time between two events on its stream, and the
-CPU time that launching took. All take turns, so that they meet the same machine.
+Prints a Markdown table: the time of a step over the net's parameters with gradients at hand, and
+its ratio to torch's SGD, one parameter after the other. On a CPU it is the process's CPU time, so
+that others on the machine disturb little; on a GPU the time between two events on its stream, and
+the CPU time that launching took. All take turns, so that they meet the same machine.
 
-`LarsLoop` and `LambLoop` are the papers' algorithms written down plainly, one tensor at a time: what
-LARS and LAMB in lists of tensors are compared with, here and in the tests.
+`LarsLoop` and `LambLoop` are the papers' algorithms written down plainly, one tensor at a time:
+what LARS and LAMB in lists of tensors are compared with, here and in the tests.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How far 1 process, DDP and DeepSpeed ZeRO 1 to 3 differ on the same run: order, losses, weights.
 
     python benchmarks/parity.py                      # every strategy, fp32 and bf16-mixed
-    python benchmarks/parity.py --variants lars      # the same with LARS
+    python benchmarks/parity.py --variants lars      # the same with LARS; lamb, adamw
 
 One process accumulates 4 micro-batches of 32, two ranks 2 each. Prints a Markdown table; each
 figure is the largest relative difference from the single process of the same precision.
@@ -47,6 +47,8 @@ VARIANTS = {
     "sgd": (),
     "clip": ("--trainer.gradient_clip_val=0.1", "--model.optimizer.lr=0.002"),
     "lars": ("--model.optimizer.name=lars", "--model.optimizer.lr=0.02"),
+    "lamb": ("--model.optimizer.name=lamb", "--model.optimizer.lr=0.0005"),
+    "adamw": ("--model.optimizer.name=adamw", "--model.optimizer.lr=0.0002"),
 }
 
 
@@ -66,9 +68,13 @@ class Outcome:
 
     @property
     def momentum(self) -> dict[str, Tensor]:
-        """The optimizer's momentum by number of parameter."""
+        """The optimizer's momentum, or its moments, by number of parameter."""
         state = self.checkpoint["optimizer_states"][0]["state"]
-        return {str(number): entry["momentum_buffer"] for number, entry in state.items()}
+        return {
+            f"{number} {key}": value
+            for number, entry in state.items()
+            for key, value in entry.items()
+        }
 
 
 def strategy_arguments(strategy: str) -> tuple[str, ...]:

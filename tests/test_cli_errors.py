@@ -126,8 +126,8 @@ def test_a_value_of_the_wrong_type_in_the_yaml_reads_the_same(
     [
         ("data.shuffle=windw", "full, window, none. Did you mean 'window'?"),
         ("data.train_crop=padd", "random_resized, pad, center. Did you mean 'pad'?"),
-        ("model.optimizer.name=sgdd", "sgd, lars. Did you mean 'sgd'?"),
-        ("model.schedule.name=linear", "cosine, step, constant."),
+        ("model.optimizer.name=sgdd", "sgd, lars, lamb, adamw. Did you mean 'sgd'?"),
+        ("model.schedule.name=triangle", "cosine, step, linear, polynomial, constant."),
         ("data.channels=2", "1, 3."),
     ],
 )

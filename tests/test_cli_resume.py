@@ -20,6 +20,8 @@ def config(**optimizer: Any) -> dict[str, Any]:
     ("changed", "words"),
     [
         ({"name": "lars"}, r"with model.optimizer.name=sgd, now it is lars: .*--weights"),
+        ({"name": "lamb"}, r"with model.optimizer.name=sgd, now it is lamb: .*--weights"),
+        ({"name": "adamw"}, r"with model.optimizer.name=sgd, now it is adamw: .*--weights"),
         (
             {"decay_norm_and_bias": True},
             r"with model.optimizer.decay_norm_and_bias=false, now it is true: .*--weights",
@@ -32,7 +34,8 @@ def test_an_optimizer_with_another_state_is_refused(changed: dict[str, Any], wor
 
 
 def test_numbers_of_the_optimizer_may_change() -> None:
-    check_optimizer({"config": config()}, config(lr=0.01, weight_decay=0.0))
+    numbers = {"lr_scaling": "sqrt", "implementation": "fused"}
+    check_optimizer({"config": config()}, config(lr=0.01, weight_decay=0.0, **numbers))
 
 
 @pytest.mark.parametrize("state", [{}, {"config": None}, {"config": {"model": {}}}])

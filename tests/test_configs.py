@@ -182,12 +182,13 @@ def test_an_imagenet_config_is_torchvision_s_first_recipe(path: str) -> None:
     config = parse(path).config
     assert config.model.model == Path(path).stem
     optimizer: dict[str, Any] = vars(config.model.optimizer)
-    for of_lars in ("trust_coefficient", "eps"):
-        del optimizer[of_lars]
+    for not_of_sgd in ("trust_coefficient", "eps", "betas", "implementation"):
+        del optimizer[not_of_sgd]
     assert optimizer == {
         "name": "sgd",
         "lr": 0.1,
         "lr_batch_size": 256,
+        "lr_scaling": "linear",
         "momentum": 0.9,
         "nesterov": False,
         "weight_decay": 1e-4,

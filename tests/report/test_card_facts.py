@@ -103,6 +103,15 @@ def test_the_recipe_is_what_the_run_recorded(run: RunDir) -> None:
     }
 
 
+def test_a_rate_that_scales_by_the_square_root_is_told_so() -> None:
+    optimizer = {"name": "lamb", "lr": 0.005, "lr_batch_size": 2048, "lr_scaling": "sqrt"}
+    config = {**CONFIG, "model": {**CONFIG["model"], "optimizer": optimizer}}
+    # √(512/2048) = 1/2
+    assert dict(training_rows(source(config=config)))["learning rate"] == (
+        "0.005 × √(512/2048) = 0.0025"
+    )
+
+
 def test_what_was_not_recorded_is_said_to_be_so() -> None:
     rows = [*training_rows(source(state={}, config={}, averaged=None))]
     rows += data_rows(source(state={}, config={}))

@@ -18,6 +18,7 @@ from resscale.training.checkpoint_space import (
     require_space,
     shortage,
 )
+from resscale.training.lamb import Lamb
 
 MARGIN = 1 << 20
 
@@ -49,6 +50,14 @@ def test_a_run_knows_before_its_first_checkpoint_what_one_takes(
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=momentum)
     # 100 · 100 floats of 4 bytes each time.
     assert expected_bytes(module, [optimizer], averaged) == copies * 40_000 + MARGIN
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, Lamb])
+def test_adam_and_its_kin_keep_two_moments(kind: type[torch.optim.Optimizer]) -> None:
+    module = nn.Linear(100, 100, bias=False)
+    optimizer = kind(module.parameters(), lr=0.1)
+    # Weights and two moments of 100 · 100 floats.
+    assert expected_bytes(module, [optimizer], False) == 3 * 40_000 + MARGIN
 
 
 def test_buffers_count_and_frozen_weights_have_no_momentum() -> None:

@@ -132,6 +132,53 @@ def test_lars_trains_as_on_one_process(stage: int, world_size: int) -> None:
     assert (sgd["last.weight"] - expected["last.weight"]).abs().max() > 1e-2
 
 
+adams = pytest.mark.parametrize("name", ["adamw", "lamb"])
+
+
+@every_world
+@every_stage
+@adams
+def test_moments_and_steps_are_gathered_as_torch_has_them(
+    name: str, stage: int, world_size: int
+) -> None:
+    _, expected = train_plainly(name, 2)
+    for rank in facts_of(world_size):
+        found = rank[stage][f"{name} state_after_2"]
+        assert found["param_groups"] == expected["param_groups"]
+        for number, entry in expected["state"].items():
+            assert found["state"][number].keys() == entry.keys()
+            for key, value in entry.items():
+                torch.testing.assert_close(found["state"][number][key], value, rtol=1e-4, atol=1e-7)
+
+
+@every_world
+@every_stage
+@adams
+def test_torchs_moments_and_steps_go_into_zero_and_come_back_to_the_bit(
+    name: str, stage: int, world_size: int
+) -> None:
+    _, state = train_plainly(name, 2)
+    assert {entry["step"].item() for entry in state["state"].values()} == {2}
+    for rank in facts_of(world_size):
+        assert_same_state(rank[stage][f"{name} gathered"], state)
+
+
+@every_world
+@every_stage
+@adams
+def test_a_step_behind_moments_of_torch_is_torchs_next_and_counts_once(
+    name: str, stage: int, world_size: int
+) -> None:
+    for steps in (2, 3):
+        expected, _ = train_plainly(name, steps)
+        assert_trained(world_size, stage, f"{name} after_{steps}", expected)
+    for rank in facts_of(world_size):
+        entries = rank[stage][f"{name} state_after_3"]["state"].values()
+        # A tensor that entries shared would be counted up by each.
+        assert [entry["step"].item() for entry in entries] == [3] * 5
+        assert len({entry["step"].data_ptr() for entry in entries}) == 5
+
+
 def assert_trained(world_size: int, stage: int, key: str, expected: dict[str, Tensor]) -> None:
     """Every rank gathers weights that are torch's, but for the rounding of the ranks' mean."""
     for rank in facts_of(world_size):

@@ -63,7 +63,8 @@ def loss_of(model: nn.Module) -> Tensor:
 
 
 def optimizer_of(name: str, net: Net) -> Any:
-    """Return the groups' optimizer; the last group is not adapted, where that is an option."""
+    """Return the groups' optimizer; weights alone are adapted, where that is an option."""
+    from resscale.training.lamb import Lamb
     from resscale.training.lars import Lars
 
     decays = (0.1, 0.0, 0.0)
@@ -73,8 +74,12 @@ def optimizer_of(name: str, net: Net) -> Any:
     ]
     if name == "sgd":
         return torch.optim.SGD(groups, lr=LR, momentum=0.9, nesterov=True)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=LR)
     for group in groups[1:]:
         group["adapt"] = False
+    if name == "lamb":
+        return Lamb(groups, lr=LR)
     return Lars(groups, lr=LR, momentum=0.9, trust_coefficient=0.1)
 
 
@@ -228,6 +233,34 @@ def _lars_facts(stage: int) -> dict[str, Any]:
     }
 
 
+def _adam_facts(stage: int, name: str) -> dict[str, Any]:
+    """Two steps from nothing; then torch's own state of two steps, taken over, and a third."""
+    from resscale.training.zero import _tell_layers
+    from resscale.training.zero_fragments import (
+        find_fragments,
+        gather_state,
+        scatter_state,
+    )
+
+    engine, net = _engine_of(stage, name)
+    zero, groups = engine.optimizer, net.groups()
+    if name == "lamb":
+        _tell_layers(zero.optimizer, zero, groups, torch.device("cpu"))
+    fragments = find_fragments(zero, groups)
+    facts: dict[str, Any] = {}
+    for _ in range(2):
+        _step(engine)
+    facts["after_2"] = _wholes(net)
+    facts["state_after_2"] = gather_state(zero.optimizer, groups, fragments)
+    _, state = train_plainly(name, 2)
+    scatter_state(zero.optimizer, state, fragments)
+    facts["gathered"] = gather_state(zero.optimizer, groups, fragments)
+    _step(engine)
+    facts["after_3"] = _wholes(net)
+    facts["state_after_3"] = gather_state(zero.optimizer, groups, fragments)
+    return {f"{name} {key}": fact for key, fact in facts.items()}
+
+
 def main(folder: Path, rank: int, world_size: int) -> None:
     """Be one rank."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
@@ -239,7 +272,15 @@ def main(folder: Path, rank: int, world_size: int) -> None:
     # Compiled at first use, in minutes.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="gloo")
-    facts = {stage: {**_sgd_facts(stage), **_lars_facts(stage)} for stage in STAGES}
+    facts = {
+        stage: {
+            **_sgd_facts(stage),
+            **_lars_facts(stage),
+            **_adam_facts(stage, "adamw"),
+            **_adam_facts(stage, "lamb"),
+        }
+        for stage in STAGES
+    }
     torch.save(facts, folder / f"rank-{rank}.pt")
     torch.distributed.destroy_process_group()
 

@@ -125,7 +125,11 @@ def _learning_rate(config: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     batch = state.get("global_batch_size")
     if "lr" not in optimizer or batch is None:
         return UNKNOWN
-    stated = OptimizerConfig(lr=optimizer["lr"], lr_batch_size=optimizer.get("lr_batch_size"))
+    stated = OptimizerConfig(
+        lr=optimizer["lr"],
+        lr_batch_size=optimizer.get("lr_batch_size"),
+        lr_scaling=optimizer.get("lr_scaling", "linear"),
+    )
     return stated.explain_lr(batch).removeprefix("lr ")
 
 
@@ -147,7 +151,13 @@ def _training_crop(config: Mapping[str, Any]) -> str:
     if "data.train_crop" not in config:
         return UNKNOWN
     flip = ", mirrored by half" if config.get("data.flip") else ""
-    return f"{config['data.train_crop']}, {config.get('data.image_size')} pixels{flip}"
+    small = config.get("data.progressive.from_size")
+    grows = f"{small} growing to " if small is not None else ""
+    repeats = config.get("data.repeats", 1)
+    copies = f", {repeats} copies of each in a batch" if repeats > 1 else ""
+    return (
+        f"{config['data.train_crop']}, {grows}{config.get('data.image_size')} pixels{flip}{copies}"
+    )
 
 
 def _strategy(config: Mapping[str, Any]) -> str:

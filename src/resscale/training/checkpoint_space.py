@@ -30,14 +30,15 @@ def expected_bytes(module: nn.Module, optimizers: list[Optimizer], averaged: boo
 
     Args:
         module: the network with its buffers; under ZeRO-3 as good as whole.
-        optimizers: a momentum is counted for those that have one.
+        optimizers: a momentum is counted for those that have one, two moments for Adam's kin.
         averaged: averaged weights are saved too.
     """
     weights = sum(full_shape(p).numel() * p.element_size() for p in module.parameters())
     buffers = sum(b.numel() * b.element_size() for b in module.buffers())
     trained = [p for p in module.parameters() if p.requires_grad]
-    momentum = any(group.get("momentum") for o in optimizers for group in o.param_groups)
-    state = sum(full_shape(p).numel() * 4 for p in trained) if momentum else 0
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    kept = max((2 if "betas" in g else bool(g.get("momentum")) for g in groups), default=0)
+    state = kept * sum(full_shape(p).numel() * 4 for p in trained)
     return weights + buffers + state + (weights + buffers if averaged else 0) + _BYTES_OF_STRUCTURE
 
 

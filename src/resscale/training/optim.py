@@ -104,9 +104,7 @@ class OptimizerConfig:
         for name in ("lr", "momentum", "weight_decay", "eps"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
-                raise UserInputError(
-                    f"model.optimizer.{name}={value} must be 0 or more, and finite."
-                )
+                raise UserInputError(f"model.optimizer.{name}={value} must be finite, 0 or more.")
         if self.lr_batch_size is not None and self.lr_batch_size < 1:
             raise UserInputError(
                 f"model.optimizer.lr_batch_size={self.lr_batch_size} must be 1 or more: the global "
@@ -135,7 +133,7 @@ class OptimizerConfig:
             unset = (default, _EPS[self.name]) if option == "eps" else (default,)
             if self.name not in owners and value not in unset:
                 raise UserInputError(
-                    f"model.optimizer.{option}={_plain(value)} is for {' and '.join(owners)}, and "
+                    f"model.optimizer.{option}={_plain(value)} is for {', '.join(owners)}, and "
                     f"model.optimizer.name is {self.name}, which would ignore it: leave {option} "
                     f"out{_instead(option, self.name)}."
                 )
