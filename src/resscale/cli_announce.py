@@ -39,9 +39,11 @@ def start_lines(
     others = "others each epoch" if data.repeats == 1 else f"others each {data.repeats} epochs"
     left = f", {order.num_dropped} left over ({others})" if order.num_dropped else ""
     rate = model.optimizer_config.explain_lr(data.global_batch_size)
+    warning = model.optimizer_config.warn_of_lr(data.global_batch_size)
     return [
         f"run directory: {run.path}",
         f"{data.plan(world_size)}; {rate}",
+        *([warning] if warning else []),
         f"{model.num_parameters:,} parameters{cost}; "
         f"{order.num_samples:,} training samples = {steps}{left}",
         *describe_repeats(order),
