@@ -15,7 +15,7 @@ import pytest
 from fault_server import FaultServer, serve
 
 from resscale.data.cache import Fetched, ShardCache
-from resscale.data.cache_entry import CacheSource
+from resscale.data.cache_entry import CacheSource, boot_mark
 from resscale.data.remote_counts import counts
 from resscale.data.remote_options import RemoteOptions
 from resscale.errors import DataFormatError
@@ -133,6 +133,30 @@ def test_a_download_that_was_killed_goes_on_from_its_last_byte(
     assert cached(cache, wanted) == CONTENTS[3]
     assert server.starts("3.tar") == [0, 150_000]  # SIZE / 2
     assert visible(tmp_path) == [wanted.file_name]
+
+
+def test_without_a_checksum_a_part_of_an_earlier_start_of_the_machine_is_not_gone_on_with(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    etag = (server.folder / "1.tar").stat()
+    version = f"{etag.st_mtime_ns:x}-{etag.st_size:x}"
+    wanted = CacheSource(f"{server.url}/1.tar", SIZE, version)
+    # As a power failure leaves them: the length is there, the bytes are not.
+    torn = [tmp_path / wanted.part_name(who) for who in ("", "boot-of-long-ago")]
+    for part in torn:
+        part.write_bytes(bytes(1000))
+    own = tmp_path / wanted.part_name(boot_mark())
+    cache = ShardCache(tmp_path, 10 * SIZE, QUICK)
+    assert not torn[1].exists()
+    assert cache.read_part(wanted, 0, 10) is None
+    assert cache.fetch(wanted) is Fetched.THERE
+    assert cached(cache, wanted) == CONTENTS[1]
+    # One that a killed process of this start has left is gone on with.
+    cache.drop(wanted)
+    own.write_bytes(CONTENTS[1][:200_000])
+    assert ShardCache(tmp_path, 10 * SIZE, QUICK).fetch(wanted) is Fetched.THERE
+    assert cached(cache, wanted) == CONTENTS[1]
+    assert server.starts("1.tar") == [0, 200_000]
 
 
 def test_a_part_with_wrong_bytes_is_downloaded_anew(server: FaultServer, tmp_path: Path) -> None:

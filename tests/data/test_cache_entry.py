@@ -2,7 +2,13 @@
 
 from pathlib import Path
 
-from resscale.data.cache_entry import CacheSource, file_system_type, host_for_parts, list_entries
+from resscale.data.cache_entry import (
+    CacheSource,
+    boot_mark,
+    file_system_type,
+    host_for_parts,
+    list_entries,
+)
 
 A = CacheSource("https://host/one/train-000000.tar", 5, "v1")
 
@@ -60,3 +66,11 @@ def test_the_file_system_of_the_longest_mount_counts(tmp_path: Path) -> None:
     }
     assert file_system_type(Path("/srv"), tmp_path / "none") == ""
     assert host_for_parts(tmp_path) == ""  # tests run on a local disk
+
+
+def test_a_start_of_the_machine_has_a_name(tmp_path: Path) -> None:
+    (tmp_path / "boot_id").write_text("12-ab\n")
+    assert boot_mark(tmp_path / "boot_id") == "boot-12-ab"
+    # Where the system tells none, nothing of another process is gone on with.
+    assert boot_mark(tmp_path / "none") == boot_mark(tmp_path / "none")
+    assert boot_mark(tmp_path / "none") != boot_mark(tmp_path / "neither")

@@ -1,10 +1,13 @@
 """What the user names: folders, addresses and patterns, with a manifest and without."""
 
+import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fault_server import serve
 
+from resscale.data.cache import ShardCache
 from resscale.data.index_shards import index_shards
 from resscale.data.manifest import Manifest
 from resscale.data.open_shards import open_manifest
@@ -27,6 +30,55 @@ def test_a_manifest_that_is_there_is_taken(foreign_shards: Path, cache: Path, wh
         assert found.root == server.url
         assert found.fingerprint == manifest.fingerprint
     assert not cache.exists()
+
+
+def open_and_wait(location: str, folder: Path, barrier: Any, results: Any) -> None:
+    """A rank: it has nothing of the others but the cache of the node."""
+    cache = ShardCache(folder, 10**8)
+    barrier.wait(60)
+    results.put(open_manifest(location, cache).fingerprint)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("what", ["{}", "{}/*.tar"])
+def test_the_ranks_of_a_node_download_a_manifest_once(
+    foreign_shards: Path, tmp_path: Path, what: str
+) -> None:
+    manifest = index_shards(expand_shards([str(foreign_shards)]))
+    context = multiprocessing.get_context("fork")
+    with serve(foreign_shards) as server:
+        location, folder = what.format(server.url), tmp_path / "node"
+
+        def downloads() -> list[str]:
+            return server.whole_downloads("manifest.json")
+
+        barrier, results = context.Barrier(2), context.Queue()
+        ranks = [
+            context.Process(target=open_and_wait, args=(location, folder, barrier, results))
+            for _ in range(2)
+        ]
+        for rank in ranks:
+            rank.start()
+        assert [results.get(timeout=60) for _ in ranks] == [manifest.fingerprint] * 2
+        for rank in ranks:
+            rank.join(60)
+        assert len(downloads()) == 1
+        # Each has asked for the version: a byte.
+        asked = [each.stop for each in server.asked if each.path == "/manifest.json"]
+        assert sorted(asked, key=str) == [1, 1, (foreign_shards / "manifest.json").stat().st_size]
+        # Another version is another download, for all of them.
+        text = (foreign_shards / "manifest.json").read_text()
+        (foreign_shards / "manifest.json").write_text(text.replace('"command": "', '"command": "a'))
+        cache = ShardCache(folder, 10**8)
+        assert open_manifest(location, cache).source["command"].startswith("a")
+        assert open_manifest(location, cache).source["command"].startswith("a")
+        assert len(downloads()) == 2
+        # A damaged copy is not believed, and no cache is no reason to fail.
+        for copied in folder.glob("*manifest.json"):
+            copied.write_bytes(b"x" * copied.stat().st_size)
+        assert open_manifest(location, cache).fingerprint == manifest.fingerprint
+        full = ShardCache(tmp_path / "full", 1)
+        assert open_manifest(location, full).fingerprint == manifest.fingerprint
 
 
 @pytest.mark.parametrize("what", ["{}", "{}/*.tar"])

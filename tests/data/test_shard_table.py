@@ -66,11 +66,12 @@ def test_rows_of_something_else(row: object) -> None:
 
 def test_shards_in_another_place_are_not_taken_for_those_of_the_list() -> None:
     row = {"name": "a", "samples": 1, "bytes": 2}
-    with pytest.raises(ValueError, match="has not what it must have"):
+    with pytest.raises(ValueError, match="shards lists 1 of the 2 shards in the file"):
         read(json.dumps({"source": row, "shards": [row]}))
 
 
 def test_a_checksum_may_be_left_out() -> None:
     row = {"name": "a", "samples": 1, "bytes": 2}
-    text = json.dumps({"source": {"name": "a"}, "shards": [row, row | {"sha256": None}]})
-    assert list(read(text)) == [ShardInfo("a", 1, 2, "")] * 2
+    other = {"name": "b", "samples": 1, "bytes": 2, "sha256": None}
+    text = json.dumps({"source": {"name": "a"}, "shards": [row, other]})
+    assert list(read(text)) == [ShardInfo("a", 1, 2, ""), ShardInfo("b", 1, 2, "")]

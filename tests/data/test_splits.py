@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from fault_server import serve
 
 from resscale.data.builtin import resolve
 from resscale.data.caching import Caching
@@ -55,3 +56,15 @@ def test_shards_are_looked_at_by_who_is_told_to(tmp_path: Path) -> None:
 def test_shards_are_not_sequential() -> None:
     assert not splits(train="builtin:digits/train").is_sequential
     assert not splits().is_sequential
+
+
+def test_only_what_lies_on_a_server_needs_the_cache(tmp_path: Path) -> None:
+    folder = Path(resolve("builtin:digits/test"))
+    named: dict[str, str | None] = dict.fromkeys(("train", "test", "predict"))
+    with serve(folder) as server:
+        locations = {**named, "train": str(folder), "val": server.url}
+        found = Splits(locations, Caching(str(tmp_path / "cache"), 0.1), None)
+        found.manifest("train")
+        assert not (tmp_path / "cache").exists()
+        assert found.manifest("val").num_samples == 360
+        assert len(list((tmp_path / "cache").glob("*-manifest.json"))) == 1

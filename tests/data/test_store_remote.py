@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import multiprocessing
 import os
 import pickle
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fault_server import FaultServer, serve
@@ -207,3 +211,68 @@ def test_an_index_that_is_torn_in_the_cache_is_loaded_anew(
         (server.folder / there.shards[1].index_name).write_bytes(b"no index")
         with pytest.raises(DataFormatError, match="is not a readable shard index"):
             ShardSamples(there, ShardStore(cache=cache, remote=QUICK)).key(5)
+
+
+def without_checksums(shards: Manifest, url: str) -> Manifest:
+    rows = [dataclasses.replace(row, sha256="") for row in shards.shards]
+    return Manifest((), tuple(rows), (), root=url)
+
+
+def read_all_of(there: Manifest, folder: Path, results: Any) -> None:
+    """A rank, or one of its reading processes: it shares the folder of the cache alone."""
+    samples = ShardSamples(there, ShardStore(cache=ShardCache(folder, 10**7, QUICK), remote=QUICK))
+    results.put([samples.read(number)[1] for number in range(12)])
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_without_checksums_a_node_asks_once_for_each_index_and_version(
+    shards: Manifest, tmp_path: Path
+) -> None:
+    context = multiprocessing.get_context("fork")
+    with serve(Path(shards.root)) as server:
+        there, results = without_checksums(shards, server.url), context.Queue()
+        readers = [
+            context.Process(target=read_all_of, args=(there, tmp_path / "cache", results))
+            for _ in range(2)
+        ]
+        for reader in readers:
+            reader.start()
+        labels = [number // 4 for number in range(12)]
+        assert [results.get(timeout=60) for _ in readers] == [labels] * 2
+        for reader in readers:
+            reader.join(60)
+        asked = [each.path.rpartition(".")[2] for each in server.asked if each.stop in (1, None)]
+        assert sorted(asked) == ["npz"] * 3 + ["tar"] * 3
+
+
+def test_a_version_that_has_changed_is_asked_for_anew_by_the_next_start(
+    shards: Manifest, tmp_path: Path
+) -> None:
+    with serve(Path(shards.root)) as server:
+        there = without_checksums(shards, server.url)
+        cache = ShardCache(tmp_path / "cache", 10**7, QUICK)
+        samples = ShardSamples(there, ShardStore(cache=cache, remote=QUICK))
+        data = samples.read(0)
+        os.utime(server.folder / there.shards[0].name, (1e9, 1e9))  # the same bytes, a new version
+        with pytest.raises(DataFormatError, match="has changed while it was read"):
+            samples.read(1)
+        started_again = ShardSamples(there, ShardStore(cache=cache, remote=QUICK))
+        assert started_again.read(0) == data
+
+
+def test_a_version_on_record_is_not_believed_for_ever(shards: Manifest, tmp_path: Path) -> None:
+    with serve(Path(shards.root)) as server:
+        there = without_checksums(shards, server.url)
+        cache = ShardCache(tmp_path / "cache", 10**7, QUICK)
+
+        def version() -> str:
+            return ShardSamples(there, ShardStore(cache=cache, remote=QUICK)).source(0).version
+
+        first = version()
+        os.utime(server.folder / there.shards[0].name, (1e9, 1e9))
+        assert version() == first
+        for record in cache.folder.glob("*.tar"):
+            os.utime(record, (time.time() - 601, time.time() - 601))  # it holds for 600 s
+        assert version() != first
+        os.utime(next(cache.folder.glob("*.tar")), (2e9, 2e9))  # a clock that went back
+        assert version() != first

@@ -24,6 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from resscale.data.locations import is_url, join, local_path, name_of, parent
+from resscale.data.manifest_check import EntryError, check_facts
+from resscale.data.remote_options import shown
 from resscale.data.shard_presence import check_presence, sha256_of_location
 from resscale.data.shard_table import ShardInfo as ShardInfo
 from resscale.data.shard_table import ShardRows, ShardTable
@@ -141,28 +143,45 @@ class Manifest:
         file = location if name_of(location).endswith(".json") else join(location, MANIFEST_NAME)
         if path is not None and not Path(file).is_file():
             raise DataFormatError(_missing_manifest(Path(file)))
+        return cls.parse(_read(file), file)
+
+    @classmethod
+    def parse(cls, raw: bytes, file: str) -> Manifest:
+        """Read a manifest out of its file's bytes.
+
+        Args:
+            raw: the bytes.
+            file: where they are from; shards and indices lie beside it, unless it says otherwise.
+
+        Raises:
+            DataFormatError: they are damaged or of another version; the message names the entry.
+        """
         root = parent(file)
+        again = f"Make it anew: resscale index '{shown(join(root, '*.tar'))}'"
         try:
             rows = ShardRows()
-            raw = json.loads(_read(file), object_pairs_hook=rows.take)
-            if raw["format_version"] != FORMAT_VERSION:
+            facts = json.loads(raw.decode(), object_pairs_hook=rows.take)
+            version = facts["format_version"]
+            if type(version) is int and version != FORMAT_VERSION:
                 raise DataFormatError(
-                    f"{file} has format_version {raw['format_version']}; this resscale reads "
-                    f"{FORMAT_VERSION}. Make it anew: resscale index '{join(root, '*.tar')}'"
+                    f"{shown(file)} has format_version {version}; this resscale reads "
+                    f"{FORMAT_VERSION}. {again}"
                 )
+            table = rows.table(facts["shards"])
+            check_facts(facts, table)
             return cls(
-                classes=tuple(raw["classes"]),
-                shards=rows.table(raw["shards"]),
-                class_counts=tuple(raw["class_counts"]),
-                source=raw.get("source", {}),
+                classes=tuple(facts["classes"]),
+                shards=table,
+                class_counts=tuple(facts["class_counts"]),
+                source=facts.get("source", {}),
                 root=root,
-                shards_root=_shards_root(raw.get("shards_root"), root),
+                shards_root=_shards_root(facts.get("shards_root"), root),
             )
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-            raise DataFormatError(
-                f"{file} is not a resscale manifest ({type(error).__name__}: {error}). "
-                f"Make it anew: resscale index '{join(root, '*.tar')}'"
-            ) from error
+        except EntryError as error:
+            reason = str(error)
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        raise DataFormatError(f"{shown(file)} is not a resscale manifest ({reason}). {again}")
 
     def save(
         self, folder: str | os.PathLike[str], temporary_name: str = f"{MANIFEST_NAME}.tmp"
@@ -241,13 +260,13 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(file: str) -> str:
+def _read(file: str) -> bytes:
     path = local_path(file)
     if path is not None:
-        return path.read_text()
+        return path.read_bytes()
     from resscale.data.remote import read_all
 
-    return read_all(file).decode()
+    return read_all(file)
 
 
 def _path(location: str) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from resscale.data.builtin import resolve
+from resscale.data.cache import ShardCache
+from resscale.data.cache_entry import CacheSource
 from resscale.data.index_cache import cached_manifest
 from resscale.data.locations import join, local_path, name_of, parent
 from resscale.data.manifest import MANIFEST_NAME, PACKING_PATTERN, Manifest
@@ -11,7 +13,7 @@ from resscale.data.shard_patterns import expand_shards, is_pattern
 from resscale.errors import DataFormatError, UserInputError
 
 
-def open_manifest(location: str) -> Manifest:
+def open_manifest(location: str, cache: ShardCache | None = None) -> Manifest:
     """Return the manifest of a folder, an address or a pattern of shards.
 
     Shards without a manifest are indexed on the fly, once, into the user's cache folder.
@@ -19,6 +21,7 @@ def open_manifest(location: str) -> Manifest:
     Args:
         location: a folder or its manifest, as a path or address; `builtin:` and a name; or shards:
             `s3://bucket/train-{000..099}.tar`.
+        cache: of the node, through which its processes share the manifest of an address.
 
     Raises:
         UserInputError: nothing is there, or the cache folder cannot be written.
@@ -27,13 +30,14 @@ def open_manifest(location: str) -> Manifest:
     """
     location = resolve(location)
     if not is_pattern(location):
-        if _has_manifest(location) or not _may_be_indexed(location):
-            return Manifest.load(location)
-        return cached_manifest(expand_shards([location]))
+        manifest = _manifest_at(location, cache)
+        if manifest is None and _may_be_indexed(location):
+            return cached_manifest(expand_shards([location]))
+        return manifest or Manifest.load(location)
     shards = expand_shards([location])
     folder = parent(shards[0])
-    if _has_manifest(folder):
-        manifest = Manifest.load(folder)
+    manifest = _manifest_at(folder, cache)
+    if manifest is not None:
         # A part of its shards is another data set, whose labels nobody has counted yet.
         if list(manifest.table.names) == [name_of(shard) for shard in shards]:
             return manifest
@@ -43,7 +47,12 @@ def open_manifest(location: str) -> Manifest:
 
 
 def open_split(
-    split: str, location: str, epoch_samples: int | None, *, looks_at_shards: bool = True
+    split: str,
+    location: str,
+    epoch_samples: int | None,
+    *,
+    looks_at_shards: bool = True,
+    cache: ShardCache | None = None,
 ) -> Manifest:
     """Return the manifest of a split of the user's, checked.
 
@@ -52,6 +61,7 @@ def open_split(
         location: what the user names, as for `open_manifest`; for "train" a sequential source, too.
         epoch_samples: samples of an epoch of a sequential source; None otherwise.
         looks_at_shards: sees whether shards are there, and as long as the manifest says.
+        cache: as for `open_manifest`.
 
     Raises:
         UserInputError: as `open_manifest`; or a sequential source where samples must be counted.
@@ -65,7 +75,7 @@ def open_split(
                 f"these shards as .tar files."
             )
         return sequential_manifest(location, epoch_samples)
-    manifest = open_manifest(location)
+    manifest = open_manifest(location, cache)
     if looks_at_shards:
         manifest.check_sizes()
     if split == "train" and epoch_samples is not None:
@@ -96,17 +106,30 @@ def _check_labelled(manifest: Manifest, split: str) -> None:
         )
 
 
-def _has_manifest(location: str) -> bool:
+def _manifest_at(location: str, cache: ShardCache | None) -> Manifest | None:
+    """Return the manifest that lies there; None: there is none.
+
+    A server is asked for its version by each process. With a cache, one of a node downloads it.
+    """
     file = location if name_of(location).endswith(".json") else join(location, MANIFEST_NAME)
     if (path := local_path(file)) is not None:
-        return path.is_file()
+        return Manifest.load(location) if path.is_file() else None
     from resscale.data import remote
 
     try:
-        remote.stat(file)
+        about = remote.stat(file)
     except DataFormatError:
-        return False
-    return True
+        return None
+    if cache is not None and about.tag:
+        source = CacheSource(file, about.size, about.tag)
+        raw = cache.whole(source)
+        if raw is not None:
+            try:
+                return Manifest.parse(raw, file)
+            except DataFormatError:
+                # Damaged, there or here: what the server has now decides.
+                cache.drop(source)
+    return Manifest.load(location)
 
 
 def _may_be_indexed(location: str) -> bool:

@@ -11,6 +11,8 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from resscale.data.manifest_check import EntryError, check_names, check_row, wrong
+
 UNKNOWN_SHA256 = ""
 """Stands for the checksum of a shard that nobody has read whole."""
 _ROW_KEYS = {"name", "samples", "bytes"}
@@ -153,25 +155,39 @@ class ShardRows:
         self._digests: list[bytes] = []
 
     def take(self, pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
-        """Keep an object that is a shard and return None; return any other as a dictionary."""
+        """Keep an object that is a shard and return None; return any other as a dictionary.
+
+        Raises:
+            EntryError: a shard with a name, number or checksum that cannot be.
+        """
         row = dict(pairs)
         if not row.keys() >= _ROW_KEYS:
             return row
+        check_row(len(self._names), row)
         self._names.append(row["name"])
         self._samples.append(row["samples"])
         self._sizes.append(row["bytes"])
         self._digests.append((row.get("sha256") or UNKNOWN_SHA256).encode())
         return None
 
-    def table(self, rows: Sequence[None]) -> ShardTable:
+    def table(self, rows: object) -> ShardTable:
         """Return what was taken.
 
         Args:
             rows: what the text's list of shards has become: as many None.
 
         Raises:
-            ValueError: there are others among them, or shards in another place.
+            EntryError: there are others among them, shards in another place, or a name twice.
         """
-        if any(row is not None for row in rows) or len(rows) != len(self._names):
-            raise ValueError("a row of its shards has not what it must have")
+        if type(rows) is not list:
+            raise wrong("shards", rows, "a list")
+        for number, row in enumerate(rows):
+            if row is not None or number >= len(self._names):
+                raise wrong(f"shards[{number}]", row, "an object with name, samples and bytes")
+        if len(rows) != len(self._names):
+            raise EntryError(
+                f"shards lists {len(rows)} of the {len(self._names)} shards in the file; all of "
+                f"them must stand in that list"
+            )
+        check_names(self._names)
         return ShardTable.of_columns(self._names, self._samples, self._sizes, self._digests)

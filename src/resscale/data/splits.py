@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from resscale.data.caching import Caching
 from resscale.data.loader import WorkerOptions
+from resscale.data.locations import local_path
 from resscale.data.manifest import Manifest
 from resscale.data.open_shards import names_shards, open_split
 from resscale.data.remote import set_default
@@ -53,7 +54,12 @@ class Splits:
                 )
             set_default(self.caching.remote)
             self._manifests[split] = open_split(
-                split, location, self.epoch_samples, looks_at_shards=self.looks_at_shards
+                split,
+                location,
+                self.epoch_samples,
+                looks_at_shards=self.looks_at_shards,
+                # A cache is for what lies on servers; without need its folder is not made.
+                cache=self.caching.cache if local_path(location) is None else None,
             )
         return self._manifests[split]
 
