@@ -26,85 +26,24 @@ in the background slows down.
 from __future__ import annotations
 
 import argparse
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SECONDS_PER_DAY = 86_400
+from resscale.report.plan_failures import (
+    PUBLISHED,
+    SECONDS_PER_DAY,
+    Costs,
+    Loss,
+    daly_s,
+    expected_loss,
+    interval_text,
+    mtbf_s,
+    young_s,
+)
+
 GPUS = (8, 64, 256, 512, 1024, 2048, 4096)
 INTERVALS_MIN = (1, 5, 15, 30, 60, 120)
-
-# Failures per GPU and day, and where they were published.
-PUBLISHED = {
-    # The Llama 3 Herd of Models, 2024, section 3.3.4: unexpected interruptions, days, H100s.
-    "llama3": 419 / 54 / 16_384,
-    # Kokolis et al., Revisiting Reliability in Large-Scale Machine Learning Research Clusters,
-    # HPCA 2025: hardware failures per node and day of two clusters of A100s, 8 per node; and what
-    # jobs of 1,024 GPUs on the first were seen to have, a failure each 7.9 hours.
-    "rsc1": 6.50e-3 / 8,
-    "rsc2": 2.34e-3 / 8,
-    "rsc1_1024": 24 / 7.9 / 1024,
-}
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What saving and failing cost.
-
-    Args:
-        save_s: seconds that training stands still for a checkpoint.
-        restart_s: seconds from a failure until training goes on.
-        write_s: seconds from there until the checkpoint counts; less than the interval.
-    """
-
-    save_s: float
-    restart_s: float
-    write_s: float = 0.0
-
-
-def mtbf_s(gpus: int, failures_per_gpu_day: float) -> float:
-    """Return the mean seconds between two failures of a job of so many GPUs."""
-    return SECONDS_PER_DAY / (gpus * failures_per_gpu_day)
-
-
-def young_s(save_s: float, mean_s: float) -> float:
-    """Return Young's interval of work between two saves, in seconds."""
-    return math.sqrt(2 * save_s * mean_s)
-
-
-def daly_s(save_s: float, mean_s: float) -> float:
-    """Return Daly's interval of work between two saves, in seconds."""
-    if save_s >= 2 * mean_s:
-        return mean_s
-    ratio = save_s / (2 * mean_s)
-    return young_s(save_s, mean_s) * (1 + math.sqrt(ratio) / 3 + ratio / 9) - save_s
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What is lost.
-
-    Args:
-        share: of all time that is not new work: saves, work done again, restarts.
-        per_failure_s: work done again and restarts.
-    """
-
-    share: float
-    per_failure_s: float
-
-    @property
-    def minutes_per_day(self) -> float:
-        """Minutes of each day that are lost."""
-        return self.share * SECONDS_PER_DAY / 60
-
-
-def expected_loss(interval_s: float, costs: Costs, mean_s: float) -> Loss:
-    """Return what is lost by Daly's expected time of a run."""
-    restart_s, cycle_s = costs.restart_s + costs.write_s, interval_s + costs.save_s
-    # The time that a cycle takes on average, with all that its failures cost.
-    wall_s = mean_s * math.exp(restart_s / mean_s) * math.expm1(cycle_s / mean_s)
-    return Loss(1 - interval_s / wall_s, mean_s * (1 - cycle_s / wall_s))
 
 
 @dataclass
@@ -225,14 +164,6 @@ class _Job:
             self.tally.useful += self._written[1]
             self._since_safe -= self._written[1]
             self._written = None
-
-
-def interval_text(seconds: float) -> str:
-    """Return a time as people say it: seconds, minutes, hours or days."""
-    for unit, size in (("d", SECONDS_PER_DAY), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
 
 
 def best_table(rate: float, costs: Costs, failures: int, seed: int) -> list[str]:

@@ -15,14 +15,18 @@ from resscale.models.variants import create_model
 _INITIALIZERS = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)
 
 
-def create_on_meta(name: str, num_classes: int = 1000, in_channels: int = 3) -> ResNet:
+def create_on_meta(
+    name: str, num_classes: int = 1000, in_channels: int = 3, **options: object
+) -> ResNet:
     """Build the net `name` on the meta device: shapes, no memory, no initial values.
 
+    The arguments are those of `create_model`.
+
     Raises:
-        UserInputError: no such name.
+        UserInputError: no such name or option.
     """
     with torch.device("meta"), _WithoutValues():
-        return create_model(name, num_classes, in_channels)
+        return create_model(name, num_classes, in_channels, **options)
 
 
 class _WithoutValues(TorchFunctionMode):
