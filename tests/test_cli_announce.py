@@ -5,9 +5,11 @@ from pathlib import Path
 import PIL
 import pytest
 
-from resscale.cli_announce import decoder_lines, result_lines, weights_line
+from resscale.cli_announce import decoder_lines, result_lines, start_lines, weights_line
 from resscale.data.datamodule import ShardDataModule
 from resscale.models.weights import LoadedWeights
+from resscale.training.classifier import ImageClassifier
+from resscale.training.optim import OptimizerConfig
 from resscale.training.rundir import RunDir
 
 FACTS = {"samples_seen": 12_800, "images_per_s": 1234.5, "bad_samples": 0, "val_top1": 0.98765}
@@ -64,3 +66,15 @@ def test_going_on_with_another_decoder_is_told() -> None:
     data.decoder_before = "simplejpeg"
     _, warning = decoder_lines(data)
     assert warning.startswith("warning: this run has decoded with simplejpeg so far")
+
+
+@pytest.mark.parametrize(("name", "warned"), [("sgd", False), ("lamb", True)])
+def test_a_rate_that_lamb_does_not_train_with_is_warned_of_at_the_start(
+    tmp_path: Path, name: str, warned: bool
+) -> None:
+    data = ShardDataModule("builtin:digits/train", channels=1, image_size=8, global_batch_size=256)
+    optimizer = OptimizerConfig(name=name, lr=0.2)
+    model = ImageClassifier("resnet8_cifar", 10, 1, optimizer=optimizer)
+    lines = start_lines(RunDir(tmp_path), data, model, 1)
+    warning = "warning: model.optimizer.lr comes to 0.2: a step of lamb moves each layer by 20%"
+    assert any(line.startswith(warning) for line in lines) is warned
