@@ -12,6 +12,8 @@ from resscale import ImageClassifier
 from resscale.data.dataset import Batch
 from resscale.errors import UserInputError
 from resscale.training.classifier import IMAGENET_MEAN, IMAGENET_STD
+from resscale.training.losses import LossConfig, training_loss
+from resscale.training.mixing import MixingConfig
 from resscale.training.schedule import ScheduleConfig
 
 
@@ -93,6 +95,53 @@ def test_the_loss_is_torchs_cross_entropy_on_the_mirrored_input(
         classifier.model(prepared), batch["label"], label_smoothing=smoothing
     )
     assert classifier.training_step(batch, 0).item() == expected.item()
+
+
+def test_the_loss_of_a_mixed_micro_batch_is_that_of_its_targets(batch: Batch) -> None:
+    classifier = ImageClassifier(
+        Flat(),
+        num_classes=6,
+        loss="bce",
+        label_smoothing=0.1,
+        target_threshold=0.2,
+        mixing=MixingConfig(mixup_alpha=1.0),
+    )
+    images, targets = classifier.augment(batch, classifier.prepare)
+    assert targets.other is not None
+    expected = training_loss(classifier(images), targets, LossConfig("bce", 0.1, 0.2))
+    assert classifier.training_step(batch, 0).item() == expected.item()
+    # Top-1 in training is counted against the label of the larger share.
+    correct = int((classifier(images).argmax(1) == targets.larger).sum())
+    assert classifier.take_sums()[1].item() == correct
+
+
+def test_a_test_flip_averages_the_logits_of_image_and_mirror(batch: Batch) -> None:
+    classifier = ImageClassifier(Flat(), num_classes=6, test_flip=True).eval()
+    image = batch["image"]
+    straight, mirrored = (
+        classifier(classifier.prepare(pixels)) for pixels in (image, image.flip(-1))
+    )
+    torch.testing.assert_close(classifier.score(image), (straight + mirrored) / 2)
+    assert torch.equal(classifier.score(image.flip(-1)), classifier.score(image))
+    chances = ((straight + mirrored) / 2).softmax(1)
+    predicted = classifier.predict_step(batch, 0)[1]
+    torch.testing.assert_close(predicted, chances.topk(5).values)
+    # Another network, such as an average of the weights, is judged in the same way.
+    other = Flat()
+    expected = (other(classifier.prepare(image)) + other(classifier.prepare(image.flip(-1)))) / 2
+    torch.testing.assert_close(classifier.score(image, other), expected)
+    # Training is not concerned.
+    plain = ImageClassifier(classifier.model, num_classes=6)
+    assert classifier.training_step(batch, 0).item() == plain.training_step(batch, 0).item()
+
+
+def test_without_a_test_flip_the_network_runs_once(batch: Batch) -> None:
+    classifier = ImageClassifier(Flat(), num_classes=6)
+    calls: list[int] = []
+    classifier.model.register_forward_hook(lambda *_: calls.append(1))
+    logits = classifier.score(batch["image"])
+    assert torch.equal(logits, classifier(classifier.prepare(batch["image"])))
+    assert len(calls) == 2
 
 
 def test_the_sums_are_of_all_rows_since_they_were_last_taken(batch: Batch) -> None:
