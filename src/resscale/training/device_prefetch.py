@@ -47,13 +47,13 @@ class StreamSender:
     def __init__(self, transfer: Transfer, device: torch.device) -> None:
         self.transfer = transfer
         self.device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def send(self, batch: Batch) -> _Sent:
         """Begin to copy."""
         with torch.cuda.stream(self._stream):
             moved = self.transfer(batch)
-            copied = torch.cuda.Event()
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             copied.record(self._stream)
         return _Sent(moved, copied)
 

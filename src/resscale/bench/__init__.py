@@ -1,0 +1,1 @@
+"""Measurements of this machine: the step, the loader, and both together."""
