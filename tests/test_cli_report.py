@@ -63,6 +63,7 @@ def test_the_report_of_one_run_lies_in_it(runs: Path, capsys: pytest.CaptureFixt
         "wrote runs/one/report-error.png",
         "wrote runs/one/report-loss.png",
         "wrote runs/one/report-throughput.png",
+        "wrote runs/one/report-one.html",
     ]
     assert "75.00" in (runs / "one" / "report.html").read_text()  # 100 × (1 - 0.25)
 
@@ -85,6 +86,7 @@ def test_labels_and_the_name_of_the_page(runs: Path, capsys: pytest.CaptureFixtu
     assert [line.split()[1] for line in lines[2:4]] == ["a", "b"]
     assert lines[4] == "wrote ab.html"
     assert (runs.parent / "ab-loss.png").is_file()
+    assert (runs.parent / "ab-two.html").is_file()
 
 
 @pytest.mark.parametrize(
@@ -97,6 +99,9 @@ def test_labels_and_the_name_of_the_page(runs: Path, capsys: pytest.CaptureFixtu
         # Before anything is measured: these runs have no checkpoint, which would be said then.
         ("runs --layer_responses --out x.pdf", r"--out x.pdf must end in \.html"),
         ("runs --layer_responses --out no/x.html", r"lies in no, and there is no such folder"),
+        ("runs --mistakes", r"runs/one has no whole checkpoint, and --mistakes measures"),
+        ("runs/one --ckpt_path best", r"--ckpt_path best says what --mistakes measures, .* add"),
+        ("runs --mistakes --ckpt_path a.ckpt", r"a\.ckpt is of one run, and there are 2: name one"),
     ],
 )
 def test_what_cannot_be_done_is_said(runs: Path, line: str, message: str) -> None:

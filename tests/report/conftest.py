@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
+from resscale.report.mistakes_file import Measured, Shown, thumbnail
 from resscale.report.runs import Run, load_run
 from resscale.training.rundir import RunDir
 
@@ -84,3 +86,33 @@ def made(make_run: MakeRun) -> Callable[..., Run]:
         return load_run(make_run(name, **options), label)
 
     return make
+
+
+@pytest.fixture
+def measured() -> Measured:
+    """Of 4 cats none is mistaken; of 5 dogs two are taken for cats and one for a fox; of 6 foxes
+    two for dogs.
+    """
+    picture, _ = thumbnail(np.zeros((8, 8, 1), dtype=np.uint8))
+    return Measured(
+        checkpoint="checkpoints/best.ckpt",
+        identity="sha256 0",
+        global_step=30,
+        averaged=False,
+        why="",
+        images="shards/val",
+        fingerprint="f",
+        crop_px=8,
+        samples=(4, 5, 6),
+        hits=(4, 2, 4),
+        hits_top5=(4, 5, 6),
+        pairs=((1, 0, 2), (1, 2, 1), (2, 1, 2)),
+        classes=("cat", "dog", "fox"),
+        confident=(
+            Shown("val-7", 1, 0, 0.987, 0.01, picture, True),
+            Shown("val-3", 2, 1, 0.5, None, picture, True),
+        ),
+        bad=(),
+        num_bad=0,
+        date="2026-11-24 10:00",
+    )

@@ -3,10 +3,10 @@
 import base64
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from html_checker import checked, rows_of
 from PIL import Image
 
 from resscale.errors import UserInputError
@@ -17,37 +17,6 @@ from resscale.report.runs import Run, load_run
 from resscale.training.rundir import RunDir
 
 Made = Callable[..., Run]
-VOID = {"meta", "img", "br"}
-
-
-class Checker(HTMLParser):
-    """Collects tags, attributes and text, and wants every tag closed in its place."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def checked(html: str) -> Checker:
-    """The page, read by a parser."""
-    checker = Checker()
-    checker.feed(html)
-    checker.close()
-    assert checker.open == []
-    return checker
 
 
 def page_of(*runs: Run) -> str:
@@ -55,20 +24,21 @@ def page_of(*runs: Run) -> str:
     return render(groups, draw(groups), "2026-11-23 12:00")
 
 
-def rows_of(html: str, title: str) -> list[list[str]]:
-    """The cells' texts of the table below a heading."""
-    section = html.partition(f"<h2>{title}</h2>")[2].partition("</section>")[0]
-    return [
-        [re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<t[dh].*?</t[dh]>", row, re.S)]
-        for row in re.findall(r"<tr>.*?</tr>", section, re.S)
-    ]
-
-
-def test_page_and_pictures_are_written_side_by_side(made: Made, tmp_path: Path) -> None:
-    written = write_report(group_runs([made("a")]), tmp_path / "x.html", "today")
-    names = ["x.html", "x-error.png", "x-loss.png", "x-throughput.png"]
-    assert [path.relative_to(tmp_path).name for path in written] == names
-    for path in written[1:]:
+def test_page_pictures_and_the_pages_of_runs_are_written_side_by_side(
+    made: Made, tmp_path: Path
+) -> None:
+    runs = [made("a"), made("c d", options={"model.model": "plain20_cifar"})]
+    written = write_report(group_runs(runs), tmp_path / "x.html", "today")
+    pictures = ["x-error.png", "x-loss.png", "x-throughput.png"]
+    pages = ["x-a.html", "x-c d.html"]
+    assert [path.relative_to(tmp_path).name for path in written] == ["x.html", *pictures, *pages]
+    links = re.findall(r'<a href="([^"]+)"', written[0].read_text())
+    assert links == ["./x-a.html", "./x-c%20d.html"]
+    for path, group in zip(written[4:], ("resnet20_cifar", "plain20_cifar"), strict=True):
+        html = path.read_text()
+        assert f'<p class="facts">{group}. Drawn today by resscale' in html
+        assert re.findall(r'<a href="([^"]+)"', html) == ["./x.html"]
+    for path in written[1:4]:
         with Image.open(path) as image:
             assert (image.format, image.width) == ("PNG", 960)
 

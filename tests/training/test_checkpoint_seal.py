@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from resscale.training.checkpoint_io import write_checkpoint
-from resscale.training.checkpoint_seal import is_whole, seal_holds
+from resscale.training.checkpoint_seal import is_whole, read_seal, seal_holds
 
 CONTENT = {"state_dict": {"w": torch.arange(20.0), "n": torch.ones(3, dtype=torch.int64)}, "s": 3}
 
@@ -100,3 +100,14 @@ def test_the_seal_of_a_file_larger_than_a_block_is_compared_to_its_end(tmp_path:
     assert seal_holds(path) is True
     flip(path, 2_700_000, 1)
     assert seal_holds(path) is False
+
+
+def test_the_seal_can_be_read_off_without_reading_the_file(saved: Path, tmp_path: Path) -> None:
+    seal = read_seal(saved)
+    assert seal is not None
+    assert saved.read_bytes().endswith(seal.encode())
+    assert len(seal) == 64
+    other = tmp_path / "other.ckpt"
+    for unsealed in (b"", b"PK", b"x" * 200):
+        other.write_bytes(unsealed)
+        assert read_seal(other) is None
