@@ -30,6 +30,13 @@ trainer: {accelerator: cpu, max_epochs: 1, log_every_n_steps: 1000, gradient_cli
 monitor: {peak_flops_per_s: 1.0e+12}
 ema: {decay: 0.9}
 """
+# Everything that changes images and targets on the device.
+AUGMENTED = (
+    *("--model.policy.name=rand-m7-mstd0.5-inc1", "--model.policy.interpolation=bilinear"),
+    *("--model.erasing.probability=0.5", "--model.erasing.value=noise"),
+    *("--model.mixing.mixup_alpha=0.2", "--model.mixing.cutmix_alpha=1"),
+    *("--model.loss=bce", "--model.target_threshold=0.2"),
+)
 METHODS = ("item", "cpu", "tolist", "__float__", "__int__", "__bool__", "__index__")
 READS = {"aten._local_scalar_dense.default", "aten.nonzero.default", "aten.equal.default"}
 Reads = Counter[str]
@@ -81,12 +88,12 @@ def count_methods(monkeypatch: pytest.MonkeyPatch, reads: Reads) -> None:
     monkeypatch.setattr(Tensor, "to", to)
 
 
-def reads_of_a_run(folder: Path, steps: int, precision: str) -> Reads:
+def reads_of_a_run(folder: Path, steps: int, precision: str, *more: str) -> Reads:
     """Train so many optimizer steps of two micro-batches; return what was read, by place."""
     (folder / "tiny.yaml").write_text(CONFIG)
     arguments = ["--config", f"{folder}/tiny.yaml", "--run_dir", f"{folder}/run-{steps}"]
     arguments += ["--trainer.limit_train_batches", str(2 * steps)]
-    arguments += ["--trainer.precision", precision]
+    arguments += ["--trainer.precision", precision, *more]
     reads: Reads = Counter()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESSCALE_RUN_DIR", "")
@@ -117,4 +124,9 @@ def test_reads_are_counted_with_their_place(monkeypatch: pytest.MonkeyPatch) -> 
 def test_more_steps_of_an_interval_read_no_more(tmp_path: Path, precision: str) -> None:
     few, many = (reads_of_a_run(tmp_path, steps, precision) for steps in (3, 13))
     assert few, "the interval's end reads its sums"
+    assert many - few == Counter()
+
+
+def test_augmentation_reads_nothing(tmp_path: Path) -> None:
+    few, many = (reads_of_a_run(tmp_path, steps, "32-true", *AUGMENTED) for steps in (3, 13))
     assert many - few == Counter()
