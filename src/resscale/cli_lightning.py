@@ -24,6 +24,7 @@ from resscale.training.ema_decay import EmaConfig
 from resscale.training.expected_curve import CurveWatch, ExpectedCurve
 from resscale.training.float_precision import choose_benchmark, set_float32_precision
 from resscale.training.guard import NonFiniteGuard
+from resscale.training.image_size import ImageSizeReport
 from resscale.training.monitor import Monitor
 from resscale.training.precision import build_precision, precision_name
 from resscale.training.preempt import PreemptConfig
@@ -193,7 +194,7 @@ class TrainCli(LightningCLI):
         callbacks = [session.watch, monitor, *own] if fitting else [*own]
         if fitting:
             callbacks += [Recorder(monitor, session.command, session.ckpt_path)]
-            callbacks += [ProgressDisplay(monitor), ReadingReport()]
+            callbacks += [ProgressDisplay(monitor), ImageSizeReport(), ReadingReport()]
             callbacks += [SampleLog()] if self.config.data.log_sample_ids else []
             ema: EmaConfig = self.config_init.ema
             callbacks += [WeightAverage(ema)] if ema.decay is not None else []

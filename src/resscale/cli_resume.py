@@ -11,6 +11,7 @@ from resscale.data.batching import steps_of_limited_epoch
 from resscale.data.datamodule import ShardDataModule
 from resscale.errors import UserInputError
 from resscale.training.checkpoint import check_resumable, find_newest_valid
+from resscale.training.checkpoint_load import check_repeats_of
 from resscale.training.rundir import RunDir
 
 # What decides which parameters share a group, and what is kept for each of them.
@@ -30,7 +31,7 @@ def check_resume(
 
     Raises:
         UserInputError: not one of ours; other data, batch or seed; another optimizer; an end of
-            training before it.
+            training before it; other repeats where samples would not come equally often.
     """
     state = check_resumable(checkpoint, data)
     check_optimizer(state, config)
@@ -40,6 +41,7 @@ def check_resume(
         trainer.limit_train_batches,
     )
     check_epochs(state, trainer.max_epochs or 1, steps_per_epoch)
+    check_repeats_of(state, data, *divmod(state["global_step"], steps_per_epoch))
 
 
 def check_optimizer(state: Mapping[str, Any], config: Mapping[str, Any]) -> None:

@@ -164,7 +164,7 @@ def a_trainer(**changes: Any) -> Any:
     """A trainer whose data is what `STATE` says, with some facts changed."""
     facts = {
         "global_batch_size": 64, "seed": 0, "fingerprint": "f00d",
-        "shuffle": "window", "window": 4096, "partitions": 1,
+        "shuffle": "window", "window": 4096, "partitions": 1, "repeats": 1,
         **changes,
     }  # fmt: skip
     return SimpleNamespace(
@@ -175,6 +175,7 @@ def a_trainer(**changes: Any) -> Any:
             shuffle=facts["shuffle"],
             window=facts["window"],
             partitions=facts["partitions"],
+            repeats=facts["repeats"],
             manifest=lambda split: SimpleNamespace(fingerprint=facts["fingerprint"]),
             samples_seen=0,
             plan=lambda ranks: SimpleNamespace(accumulate=1),
@@ -211,6 +212,17 @@ def test_a_window_that_orders_nothing_may_change() -> None:
     data = a_trainer(shuffle="full", window=512).datamodule
     full = {**STATE, "config": {"data": {"shuffle": "full", "window": 4096, "partitions": 1}}}
     assert check_resumable({STATE_KEY: full}, data) == full
+
+
+@pytest.mark.parametrize(
+    ("saved", "repeats", "step"), [(1, 3, 3), (3, 1, 22), (None, 2, 22), (2, 3, 44)]
+)
+def test_other_repeats_are_refused_where_samples_would_not_come_equally_often(
+    saved: int | None, repeats: int, step: int
+) -> None:
+    state = {**STATE, "global_step": step, **({} if saved is None else {"repeats": saved})}
+    with pytest.raises(UserInputError, match=rf"repeats={saved or 1}, now they are {repeats}: "):
+        Checkpointer().on_load_checkpoint(a_trainer(repeats=repeats), None, {STATE_KEY: state})
 
 
 def test_a_checkpoint_of_another_program_is_refused() -> None:

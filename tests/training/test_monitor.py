@@ -127,7 +127,7 @@ def trainer(tmp_path: Path) -> Any:
             wait_s=5.0,
             global_batch_size=64,
             max_bad_fraction=0.01,
-            train_crop=SimpleNamespace(size=8),
+            size_at=lambda epoch: 8 + 8 * epoch,
             manifest=lambda split: SimpleNamespace(num_samples=1000),
         ),
     )

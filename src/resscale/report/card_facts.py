@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from resscale.data.builtin import resolve
+from resscale.data.locations import shown, without_secrets
 from resscale.data.manifest import Manifest
 from resscale.errors import UserInputError
 from resscale.report.export_source import Source
@@ -75,10 +76,10 @@ def data_rows(source: Source) -> Rows:
     samples = source.state.get("num_samples")
     fingerprint = source.state.get("manifest")
     return [
-        ("training data", _value(config, "data.train")),
+        ("training data", shown(_value(config, "data.train"))),
         ("training samples", UNKNOWN if samples is None else f"{samples:,}"),
         ("fingerprint of the manifest", UNKNOWN if fingerprint is None else f"`{fingerprint}`"),
-        ("validation data", _value(config, "data.val", none="none")),
+        ("validation data", shown(_value(config, "data.val", none="none"))),
     ]
 
 
@@ -100,7 +101,8 @@ def class_names(source: Source) -> tuple[str, ...]:
 def _training_command(run: RunDir | None) -> str | None:
     summary: object = run.read_summary() if run is not None else None
     command = summary.get("command") if isinstance(summary, Mapping) else None
-    return command if isinstance(command, str) else None
+    # A card is for others: addresses of data stand there without their keys.
+    return without_secrets(command) if isinstance(command, str) else None
 
 
 def _recipe(command: str | None) -> str:

@@ -31,7 +31,12 @@ from resscale.training.checkpoint_folder import (
     remove_leftovers,
 )
 from resscale.training.checkpoint_io import AtomicCheckpointIO, PendingSave
-from resscale.training.checkpoint_load import STATE_KEY, check_resumable, load_checkpoint
+from resscale.training.checkpoint_load import (
+    STATE_KEY,
+    check_repeats_of,
+    check_resumable,
+    load_checkpoint,
+)
 from resscale.training.checkpoint_space import expected_bytes, shortage
 from resscale.training.ema import WeightAverage
 from resscale.training.finite import refuse_to_save
@@ -270,6 +275,7 @@ class Checkpointer(Checkpoint):
             "validation_due": validation_due(trainer),
             "global_batch_size": data.global_batch_size,
             "seed": data.seed,
+            "repeats": data.repeats,
             "manifest": data.manifest("train").fingerprint,
             "num_samples": data.manifest("train").num_samples,
             "decoder": data.decoder_name,
@@ -299,6 +305,7 @@ class Checkpointer(Checkpoint):
         self._rank_statistics = state.get("rank_statistics")
         accumulate = data.plan(trainer.world_size).accumulate
         position = Position(state["global_step"], data.steps_per_epoch(), accumulate)
+        check_repeats_of(state, data, position.epoch, position.step_in_epoch)
         # Checkpoints written before 2026-11-24 never stop in a validation.
         due = bool(state.get("validation_due", False))
         rewrite_loops(checkpoint["loops"]["fit_loop"], position, validation_due=due)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from resscale.data.datamodule import ShardDataModule
+from resscale.data.repeats import check_other_repeats
 from resscale.errors import UserInputError
 from resscale.training.checkpoint_seal import seal_holds
 
@@ -38,6 +39,21 @@ def check_resumable(checkpoint: dict[str, Any], data: ShardDataModule) -> dict[s
         if name in saved and (name != "window" or data.shuffle == "window"):
             _refuse_other(saved, name, getattr(data, name), f"data.{name}")
     return state
+
+
+def check_repeats_of(state: dict[str, Any], data: ShardDataModule, epoch: int, step: int) -> None:
+    """Refuse other repeats of samples where the resume would see some of them more often.
+
+    Args:
+        state: what the checkpoint says of its run; one of before there were repeats has 1.
+        data: of now.
+        epoch: epochs completed.
+        step: optimizer steps done in the epoch under way.
+
+    Raises:
+        UserInputError: they are others, and here they may not change.
+    """
+    check_other_repeats(state.get("repeats", 1), data.repeats, epoch, step)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -153,7 +153,8 @@ class ImageClassifier(LightningModule):
         """Count what a forward pass costs, before a strategy shares the weights out."""
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and isinstance(data, ShardDataModule):
-            self.num_macs(data.train_crop.size)
+            for size in data.train_sizes.all:
+                self.num_macs(size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, num_classes) of prepared images (N, C, H, W)."""

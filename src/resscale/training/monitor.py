@@ -67,6 +67,8 @@ class Monitor(Callback):
         self._paused = 0.0
         self._wait_before = 0.0
         self._step_before = 0
+        # Of the interval: none reaches over the end of an epoch.
+        self._epoch = 0
 
     def summary(self) -> dict[str, Any]:
         """Return what `summary.json` says of this process's life."""
@@ -97,6 +99,10 @@ class Monitor(Callback):
         self._bad_in_epoch = 0
         self._told_slow.clear()
         self.speed.begin_epoch()
+        data, epoch = trainer.datamodule, trainer.current_epoch  # type: ignore[attr-defined]
+        if data.size_at(epoch) != data.size_at(max(0, epoch - 1)):
+            # The first steps of a size compile and choose kernels.
+            self._timer.warm_up()
         self._begin(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -140,6 +146,7 @@ class Monitor(Callback):
     ) -> None:
         """Note times, the loss and damaged samples; log where an interval ends."""
         position = Position.of(trainer)
+        self._epoch = batch["epoch"]
         self._timer.end_micro_batch(is_step_boundary=position.is_step_boundary)
         self._trail.add(outputs["loss"], batch["epoch"], batch["step"])
         if batch["bad"]:
@@ -186,8 +193,10 @@ class Monitor(Callback):
         samples = (trainer.global_step - self._step_before) * data.global_batch_size
         # Counting them takes a moment, so only where they are wanted.
         wanted = trainer.is_global_zero and self.speed.peak_flops_per_s
-        macs = pl_module.num_macs(data.train_crop.size) if wanted else None
+        size = data.size_at(self._epoch)
+        macs = pl_module.num_macs(size) if wanted else None
         values = self.speed.add(interval, times, samples, elapsed_s, macs)
+        values["speed/image_size"] = float(size)
         self._log_interval(interval, samples, elapsed_s, values, trainer)
         self._tell_slow(trainer)
         # Every rank has the same interval, so every rank stops at the same step.
