@@ -105,6 +105,20 @@ def test_each_layer_has_a_ratio_of_its_own() -> None:
     assert [layer.item() for layer in layers] == pytest.approx([0.9, 9.0])
 
 
+def test_three_steps_end_where_timms_do() -> None:
+    weight = nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
+    bias = nn.Parameter(torch.tensor([0.5]))
+    groups = [{"params": [weight], "weight_decay": 0.02}, {"params": [bias], "adapt": False}]
+    optimizer = Lamb(groups, lr=0.01)
+    steps = (([0.3, -0.1, 0.2], 0.4), ([-0.2, 0.6, 0.1], -0.3), ([0.5, 0.05, -0.4], 0.2))
+    for of_weight, of_bias in steps:
+        weight.grad, bias.grad = torch.tensor(of_weight), torch.tensor([of_bias])
+        optimizer.step()
+    # timm 1.0.31's Lamb(max_grad_norm=None), 2026-11-24: benchmarks/optim_equality.py
+    assert weight.tolist() == pytest.approx([0.9455144, -2.01998, 2.9532299])
+    assert bias.item() == pytest.approx(0.4860916)
+
+
 def test_the_lists_step_as_one_tensor_after_the_other() -> None:
     ends = []
     for kind in (Lamb, LambLoop):

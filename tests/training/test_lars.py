@@ -5,6 +5,7 @@ import io
 
 import pytest
 import torch
+from optim_step import LarsLoop
 from torch import nn
 
 from resscale.training.lars import Lars
@@ -47,6 +48,37 @@ def test_the_second_step_carries_the_first_one_on() -> None:
     # d = 0.1 · 4.5/2 · 2 = 0.45, v = 0.25 + 0.45 = 0.7, w = 4.5 - 0.7 = 3.8
     assert parameter.item() == pytest.approx(3.8)
     assert optimizer.state[parameter]["momentum_buffer"].item() == pytest.approx(0.7)
+
+
+def test_three_steps_end_where_timms_do() -> None:
+    weight = nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
+    bias = nn.Parameter(torch.tensor([0.5]))
+    groups = [{"params": [weight], "weight_decay": 0.02}, {"params": [bias], "adapt": False}]
+    optimizer = Lars(groups, lr=2.0, nesterov=True, trust_coefficient=0.01)
+    steps = (([0.3, -0.1, 0.2], 0.4), ([-0.2, 0.6, 0.1], -0.3), ([0.5, 0.05, -0.4], 0.2))
+    for of_weight, of_bias in steps:
+        weight.grad, bias.grad = torch.tensor(of_weight), torch.tensor([of_bias])
+        optimizer.step()
+    # timm 1.0.31's Lars, 2026-11-24: benchmarks/optim_equality.py
+    assert weight.tolist() == pytest.approx([0.7670788, -2.0761302, 2.8733485])
+    assert bias.item() == pytest.approx(-1.3851998)
+
+
+def test_the_lists_step_as_one_tensor_after_the_other() -> None:
+    ends = []
+    for kind in (Lars, LarsLoop):
+        generator = torch.Generator().manual_seed(0)
+        shapes = ((16, 3, 3, 3), (7, 16), (5,))
+        parameters = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+        groups = [{"params": parameters[:2]}, {"params": parameters[2:], "adapt": False}]
+        optimizer = kind(groups, lr=0.1, weight_decay=0.02, nesterov=True, trust_coefficient=0.02)
+        for _ in range(5):
+            for parameter in parameters:
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.step()
+        ends.append([parameter.detach() for parameter in parameters])
+    for found, expected in zip(*ends, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
