@@ -141,6 +141,7 @@ def run_index(argv: list[str]) -> int:
         return arguments
     from resscale.data.class_names import read_class_names
     from resscale.data.index_shards import index_shards
+    from resscale.data.locations import shown
     from resscale.data.shard_patterns import expand_shards
     from resscale.data.verify_shards import folder_of, verify_shards
 
@@ -149,7 +150,7 @@ def run_index(argv: list[str]) -> int:
         manifest = verify_shards(folder_of(arguments.shards), processes)
         without = _without_checksum(manifest)
         print(
-            f"{manifest.root}: {_count(len(manifest.shards), 'shard')} as the manifest says"
+            f"{shown(manifest.root)}: {_count(len(manifest.shards), 'shard')} as the manifest says"
             + (f"; {without:,} by size alone, without a SHA-256" if without else "")
         )
         return 0
@@ -161,18 +162,20 @@ def run_index(argv: list[str]) -> int:
         out=arguments.out,
         checksums=arguments.checksums,
     )
+    root = shown(manifest.root)
     unlabelled = manifest.num_samples - sum(manifest.class_counts)
     print(
-        f"{manifest.root}: {manifest.num_samples:,} samples of {manifest.num_classes:,} classes in "
+        f"{root}: {manifest.num_samples:,} samples of {manifest.num_classes:,} "
+        f"classes in "
         f"{_count(len(manifest.shards), 'shard')}, {manifest.num_bytes / _BYTES_PER_MB:,.1f} MB"
     )
     if manifest.shards_root:
-        print(f"  the shards are in {manifest.shards_root}; use --data.train {manifest.root}")
+        print(f"  the shards are in {shown(manifest.shards_root)}; use --data.train {root}")
     if unlabelled:
         print("  no labels (.cls): good for predicting, not for training")
     if without := _without_checksum(manifest):
         print(f"  no SHA-256 of {without:,}, checked by size alone; --checksums reads them whole")
-    print(f"Next: resscale inspect {manifest.root}")
+    print(f"Next: resscale inspect {root}")
     return 0
 
 
@@ -194,7 +197,7 @@ def run_inspect(argv: list[str]) -> int:
         return arguments
     from resscale.data.contact_sheet import write_contact_sheet
     from resscale.data.inspect import describe, inspect_shards
-    from resscale.data.locations import is_url, name_of
+    from resscale.data.locations import is_url, name_of, shown
 
     processes = _processes(arguments)
     report = inspect_shards(
@@ -203,12 +206,13 @@ def run_inspect(argv: list[str]) -> int:
     print(describe(report))
     root = report.manifest.shards_root or report.manifest.root
     folder = root if is_url(root) else str(Path(root).resolve())
-    out = Path(arguments.out or f"{name_of(folder)}-contact-sheet.png")
+    out = Path(arguments.out or f"{name_of(shown(folder))}-contact-sheet.png")
     write_contact_sheet(report.manifest, out, arguments.seed)
     print(f"contact sheet  {out}")
     if arguments.check and report.bad:
         raise DataFormatError(
-            f"{len(report.bad)} of {report.manifest.num_samples} samples of {folder} are bad, as "
+            f"{len(report.bad)} of {report.manifest.num_samples} samples of {shown(folder)} are "
+            f"bad, as "
             f"listed. Pack the source again (it leaves them out), or mend them."
         )
     return 0

@@ -297,5 +297,5 @@ def test_a_bad_sample_names_its_shard_and_no_signature() -> None:
     dataset = ShardDataset(Signed(), CenterCrop(1, 1), replace_bad=True)
     (bad,) = batch_of(dataset, [3, 10])["bad"]
     assert bad.shard == "a.tar"
-    with pytest.raises(DataFormatError, match=r"inspect 'https://host/sets\?sig=ab/cd&b=1'$"):
+    with pytest.raises(DataFormatError, match=r"inspect https://host/sets$"):
         batch_of(dataset, [10])

@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from resscale.data.locations import is_pipe, is_url, join, local_path, name_of, parent
+from resscale.data.locations import (
+    is_pipe,
+    is_url,
+    join,
+    local_path,
+    name_of,
+    parent,
+    shown,
+    without_secrets,
+)
 
 ADDRESSES = [
     "http://host:8080/a/t.tar",
@@ -70,3 +79,25 @@ def test_a_name_in_a_folder_and_the_folder_again(root: str, joined: str) -> None
 @pytest.mark.parametrize("location", ["s3://bucket", "http://host?key=1"])
 def test_nothing_lies_above_a_bucket_or_host(location: str) -> None:
     assert parent(location) == location
+
+
+@pytest.mark.parametrize(
+    ("location", "without"),
+    [
+        ("https://me:secret@host:8/a/b.tar?sig=secret#secret", "https://host:8/a/b.tar"),
+        ("http://host?sig=secret", "http://host"),
+        ("http://[no/address?sig=secret", "http://[no/address"),
+        ("s3://bucket/a@b.tar", "s3://bucket/a@b.tar"),
+        ("s3://id:secret@bucket/a.tar", "s3://bucket/a.tar"),
+        ("/data/a?b#c@d.tar", "/data/a?b#c@d.tar"),
+        ("file:///data/a?b.tar", "file:///data/a?b.tar"),
+        ("pipe:curl 'https://me:secret@h/a?sig=secret' | cat", "pipe:curl 'https://h/a' | cat"),
+    ],
+)
+def test_a_location_is_shown_without_query_and_password(location: str, without: str) -> None:
+    assert shown(location) == without
+
+
+def test_addresses_in_the_text_of_others_are_shown_so_too() -> None:
+    said = "no way to 'https://me:secret@h/a?sig=secret' (or http://h:8/b?x=secret): 404"
+    assert without_secrets(said) == "no way to 'https://h/a' (or http://h:8/b): 404"

@@ -1,8 +1,8 @@
-"""Waits before tries, and addresses without their secrets."""
+"""Waits before tries."""
 
 import pytest
 
-from resscale.data.remote_options import RemoteOptions, draw_wait, shown, wait_before
+from resscale.data.remote_options import RemoteOptions, draw_wait, wait_before
 from resscale.errors import UserInputError
 
 OPTIONS = RemoteOptions(first_wait_s=0.5, most_wait_s=30)
@@ -32,11 +32,6 @@ def test_those_that_fail_together_do_not_return_together() -> None:
     waits = {draw_wait(3, OPTIONS, 0.0) for _ in range(20)}
     assert len(waits) > 1
     assert all(1.0 <= waited < 2.0 for waited in waits)  # 0.5 × 2^2 × (0.5 to 1)
-
-
-def test_an_address_is_shown_without_query_and_password() -> None:
-    assert shown("https://me:secret@host:8/a/b.tar?sig=secret#x") == "https://host:8/a/b.tar"
-    assert shown("s3://bucket/a.tar") == "s3://bucket/a.tar"
 
 
 def test_a_patience_of_nothing_is_refused() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from resscale.data.locations import shown
 from resscale.data.order import indivisible
 from resscale.errors import UserInputError
 
@@ -84,7 +85,7 @@ def check_batch_fits(global_batch_size: int, num_samples: int, root: str) -> Non
     if num_samples < global_batch_size:
         raise UserInputError(
             f"global_batch_size={global_batch_size} is more than the {num_samples} training "
-            f"samples in {root}; choose {num_samples} or less."
+            f"samples in {shown(root)}; choose {num_samples} or less."
         )
 
 

@@ -31,9 +31,10 @@ from resscale.data.cache_entry import (
 )
 from resscale.data.cache_room import make_room
 from resscale.data.cache_small import keep_small, remove_torn_small
+from resscale.data.locations import shown
 from resscale.data.remote import RemoteStat, download
 from resscale.data.remote_counts import count
-from resscale.data.remote_options import RemoteOptions, shown
+from resscale.data.remote_options import RemoteOptions
 from resscale.errors import DataFormatError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)

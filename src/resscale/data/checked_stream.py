@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, cast
 
-from resscale.data.locations import is_pipe
+from resscale.data.locations import is_pipe, shown, without_secrets
 from resscale.errors import DataFormatError, RemoteError, ResscaleError
 
 _GZIP = b"\x1f\x8b"
@@ -120,8 +120,8 @@ def _failure(location: str, error: Exception, raw: Any) -> ResscaleError:
     else:
         # webdataset adds to the arguments of what passes it; the first says what it is.
         said = getattr(error, "strerror", None) or (error.args[0] if error.args else error)
-        reason = f"{type(error).__name__}: {' '.join(str(said).split())[:200]}"
-    text = f"{location} did not come as a whole tar ({reason})."
+        reason = f"{type(error).__name__}: {without_secrets(' '.join(str(said).split()))[:200]}"
+    text = f"{shown(location)} did not come as a whole tar ({reason})."
     if is_pipe(location):
         return RemoteError(
             f"{text} Run the command by hand to see; let it fail where the server does, and try "

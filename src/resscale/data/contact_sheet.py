@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from resscale.data.locations import is_url, name_of, parent
+from resscale.data.locations import is_url, name_of, parent, without_secrets
 from resscale.data.manifest import Manifest
 from resscale.data.shard_index import ShardIndex
 from resscale.data.store import ShardStore
@@ -95,7 +95,7 @@ def sheet_size(num_images: int) -> tuple[int, int]:
 
 def _header(draw: ImageDraw.ImageDraw, manifest: Manifest, shown: int) -> None:
     root = manifest.shards_root or manifest.root
-    folder = root if is_url(root) else str(Path(root).resolve())
+    folder = without_secrets(root) if is_url(root) else str(Path(root).resolve())
     title = f"{name_of(parent(folder))}/{name_of(folder)}".lstrip("/")
     draw.text((_MARGIN_PX, 18), title, _INK, _font(20))
     facts = f"{manifest.num_samples:,} samples, {manifest.num_classes:,} classes, {shown} shown"

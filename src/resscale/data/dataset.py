@@ -14,7 +14,7 @@ from resscale.data.augment import CenterCrop, Crop
 from resscale.data.buffers import PixelBuffers
 from resscale.data.decode import DecodeError, Decoder
 from resscale.data.decode_pillow import PillowDecoder
-from resscale.data.locations import name_of, parent
+from resscale.data.locations import name_of, parent, shown
 from resscale.data.manifest import Manifest
 from resscale.data.permutation import Int64, hash_uint64, mix_key, uniforms
 from resscale.data.repeats import augment_ids
@@ -239,7 +239,7 @@ class OpenBatch:
             raise DataFormatError(
                 f"none of the {len(ids)} samples of a micro-batch can be decoded, "
                 f"{samples.key(first)} for one ({failures[0]}). Look at the data with: "
-                f"resscale inspect {shlex.quote(parent(samples.origin(first)))}"
+                f"resscale inspect {shlex.quote(shown(parent(samples.origin(first))))}"
             )
         bad = []
         # Threads may have noted them in any order; what stands in for them must not depend on it.

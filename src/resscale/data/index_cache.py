@@ -27,7 +27,7 @@ from typing import Any
 
 from resscale.data.builtin import CACHE_VARIABLE, cache_folder
 from resscale.data.index_shards import index_shards
-from resscale.data.locations import is_url, local_path, parent
+from resscale.data.locations import is_url, local_path, parent, shown
 from resscale.data.manifest import MANIFEST_NAME, Manifest
 from resscale.data.shard_pool import IN_THREADS, run_on_shards
 from resscale.errors import DataFormatError, UserInputError
@@ -84,7 +84,8 @@ def cached_manifest(shards: Sequence[str]) -> Manifest:
 
 def _index(shards: Sequence[str], entry: Path) -> None:
     print(
-        f"resscale: {len(shards):,} shards in {parent(shards[0])} have no {MANIFEST_NAME}: they "
+        f"resscale: {len(shards):,} shards in {shown(parent(shards[0]))} have no {MANIFEST_NAME}: "
+        f"they "
         f"are indexed once, into {entry.parent}",
         file=sys.stderr,
         flush=True,
@@ -163,7 +164,7 @@ def _lock(path: Path, what: str) -> Iterator[None]:
                 if time.monotonic() - began > _SAY_AFTER_S and not said:
                     said = True
                     print(
-                        f"resscale: waiting for the process that indexes {what}",
+                        f"resscale: waiting for the process that indexes {shown(what)}",
                         file=sys.stderr,
                         flush=True,
                     )

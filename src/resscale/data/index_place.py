@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from resscale.data.locations import join, local_path
+from resscale.data.locations import join, local_path, shown, without_secrets
 from resscale.data.manifest import MANIFEST_NAME, Manifest
 from resscale.data.pack_shard import writing_to
 from resscale.data.shard_index import ShardIndex
@@ -21,7 +21,8 @@ def check_place(root: str) -> None:
     """
     if local_path(root) is None and not root.lower().startswith(_WRITABLE):
         raise UserInputError(
-            f"{root} cannot be written to: index files beside the shards need s3:// or gs://. "
+            f"{shown(root)} cannot be written to: index files beside the shards need s3:// or "
+            f"gs://. "
             f"Name a local folder for them with --out DIR; its manifest will say where the shards "
             f"are."
         )
@@ -73,7 +74,8 @@ def _put(url: str, content: bytes) -> None:
     try:
         system.pipe_file(url, content)
     except Exception as error:  # every library has errors of its own
+        said = without_secrets(f"{type(error).__name__}: {error}")
         raise UserInputError(
-            f"{url} cannot be written ({type(error).__name__}: {error}). Get the right to, or "
+            f"{shown(url)} cannot be written ({said}). Get the right to, or "
             f"name a local folder with --out DIR."
         ) from error

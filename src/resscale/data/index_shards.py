@@ -11,7 +11,7 @@ import numpy as np
 from resscale import __version__
 from resscale.data.index_one import Indexed, IndexTask, index_one
 from resscale.data.index_place import check_place, make_folder, save_manifest
-from resscale.data.locations import join, local_path, name_of, parent
+from resscale.data.locations import join, local_path, name_of, parent, shown
 from resscale.data.manifest import MANIFEST_NAME, Manifest
 from resscale.data.pack_progress import PackProgress
 from resscale.data.shard_patterns import expand_shards as expand_shards
@@ -68,7 +68,7 @@ def index_shards(
         shards_root=None if root == folder else _lasting(folder),
     )
     if not manifest.num_samples:
-        raise DataFormatError(f"The shards in {folder} hold no samples. Write them again.")
+        raise DataFormatError(f"The shards in {shown(folder)} hold no samples. Write them again.")
     save_manifest(root, manifest)
     return manifest
 
@@ -102,7 +102,8 @@ def _require_own(manifest: Manifest) -> None:
     command = manifest.source.get("command")
     if command != COMMAND:
         raise UserInputError(
-            f"{join(manifest.root, MANIFEST_NAME)} was written by {command or 'another tool'} and "
+            f"{shown(join(manifest.root, MANIFEST_NAME))} was written by "
+            f"{command or 'another tool'} and "
             f"knows more than an index does. Keep it (--verify checks it), or replace it: --force"
         )
 
@@ -112,7 +113,8 @@ def _class_counts(results: list[Indexed], classes: tuple[str, ...], folder: str)
     if unlabelled and any(len(result.counts) for result in results):
         first = unlabelled[0]
         raise DataFormatError(
-            f"{join(folder, first.info.name)}: {first.unlabelled} of {first.info.samples} samples "
+            f"{shown(join(folder, first.info.name))}: {first.unlabelled} of {first.info.samples} "
+            f"samples "
             f"have no label (.cls), while others have one. Give each sample a label, or none."
         )
     counts = np.zeros(max((len(result.counts) for result in results), default=0), np.int64)
@@ -120,7 +122,7 @@ def _class_counts(results: list[Indexed], classes: tuple[str, ...], folder: str)
         counts[: len(result.counts)] += result.counts
     if classes and len(counts) > len(classes):
         raise DataFormatError(
-            f"The shards in {folder} have labels up to {len(counts) - 1}, --classes gives "
+            f"The shards in {shown(folder)} have labels up to {len(counts) - 1}, --classes gives "
             f"{len(classes)} names. One name per label is needed."
         )
     return tuple(counts.tolist())

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from resscale.data.locations import name_of
+from resscale.data.locations import name_of, shown
 from resscale.data.manifest import Manifest
 from resscale.data.open_shards import open_manifest
 from resscale.data.order import DEFAULT_WINDOW, EpochOrder, Shuffle
@@ -181,7 +181,7 @@ def describe(report: Report) -> str:
     lines += [f"  {shard}: {key}: {reason}" for shard, key, reason in report.bad[:_MOST_BAD]]
     if len(report.bad) > _MOST_BAD:
         lines.append(f"  and {len(report.bad) - _MOST_BAD} more")
-    return "\n".join([report.manifest.shards_root or report.manifest.root, *lines])
+    return "\n".join([shown(report.manifest.shards_root or report.manifest.root), *lines])
 
 
 def decode_shard(task: tuple[str, str, Int64]) -> Decoded:

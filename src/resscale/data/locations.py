@@ -10,6 +10,9 @@ from urllib.parse import unquote
 PIPE = "pipe:"
 _FILE = "file:"
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://|file:|pipe:", re.IGNORECASE)
+# Up to a space or quote; what ends a sentence there does not belong to it.
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]+?(?=[).,:;]*(?:[\s'\"<>]|$))", re.IGNORECASE)
+_UNTIL_QUERY = re.compile(r"[^?#]*")
 _WEB = re.compile(r"https?://", re.IGNORECASE)
 
 
@@ -74,6 +77,25 @@ def name_of(location: str) -> str:
     if not is_url(location):
         return Path(location).name
     return _split_query(location)[0].rstrip("/").rpartition("/")[2]
+
+
+def shown(location: str) -> str:
+    """Return a location without what may be secret: an address's query, fragment and credentials.
+
+    Paths come back as they are; of a command, its addresses are cut so.
+    """
+    if is_pipe(location):
+        return without_secrets(location)
+    scheme, mark, rest = location.partition("://")
+    if not is_url(location) or not mark or scheme.lower() == "file":
+        return location
+    host, slash, path = _UNTIL_QUERY.match(rest)[0].partition("/")  # type: ignore[index]
+    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
+
+
+def without_secrets(text: str) -> str:
+    """Return a text, as another library's message is, with each address in it as `shown`."""
+    return _ADDRESS.sub(lambda found: shown(found[0]), text)
 
 
 def _split_query(location: str) -> tuple[str, str]:

@@ -23,9 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resscale.data.locations import is_url, join, local_path, name_of, parent
+from resscale.data.locations import is_url, join, local_path, name_of, parent, shown
 from resscale.data.manifest_check import EntryError, check_facts
-from resscale.data.remote_options import shown
 from resscale.data.shard_presence import check_presence, sha256_of_location
 from resscale.data.shard_table import ShardInfo as ShardInfo
 from resscale.data.shard_table import ShardRows, ShardTable
@@ -219,7 +218,8 @@ class Manifest:
         """
         if not self.shards or not self.num_samples:
             raise DataFormatError(
-                f"{self.root}/{MANIFEST_NAME} lists no samples; pack some with `resscale pack`."
+                f"{shown(join(self.root, MANIFEST_NAME))} lists no samples; pack some with "
+                f"`resscale pack`."
             )
         check_presence(self.table, self.root, self.shards_root or self.root)
 
@@ -232,7 +232,7 @@ class Manifest:
         if len(self.class_counts) > num_classes:
             outside = sum(self.class_counts[num_classes:])
             raise DataFormatError(
-                f"{self.root}: {outside} samples have labels from {num_classes} to "
+                f"{shown(self.root)}: {outside} samples have labels from {num_classes} to "
                 f"{len(self.class_counts) - 1}, the model has num_classes={num_classes} "
                 f"(labels 0 to {num_classes - 1}). Set --model.num_classes {self.num_classes}."
             )
@@ -273,7 +273,7 @@ def _path(location: str) -> Path:
     path = local_path(location)
     if path is None:
         raise UserInputError(
-            f"{location} is no file here: this needs local shards. Copy the folder first."
+            f"{shown(location)} is no file here: this needs local shards. Copy the folder first."
         )
     return path
 

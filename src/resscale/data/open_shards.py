@@ -6,7 +6,7 @@ from resscale.data.builtin import resolve
 from resscale.data.cache import ShardCache
 from resscale.data.cache_entry import CacheSource
 from resscale.data.index_cache import cached_manifest
-from resscale.data.locations import join, local_path, name_of, parent
+from resscale.data.locations import join, local_path, name_of, parent, shown
 from resscale.data.manifest import MANIFEST_NAME, PACKING_PATTERN, Manifest
 from resscale.data.sequential import is_sequential, sequential_manifest
 from resscale.data.shard_patterns import expand_shards, is_pattern
@@ -70,7 +70,8 @@ def open_split(
     if is_sequential(location):
         if split != "train":
             raise UserInputError(
-                f"data.{split} is {location}, which is read in one direction: nobody can tell "
+                f"data.{split} is {shown(location)}, which is read in one direction: nobody can "
+                f"tell "
                 f"whether each of its samples comes once. Only data.train takes it; index or pack "
                 f"these shards as .tar files."
             )
@@ -81,7 +82,7 @@ def open_split(
     if split == "train" and epoch_samples is not None:
         raise UserInputError(
             f"data.epoch_samples={epoch_samples} is for sources that cannot be counted (pipe:, "
-            f".tar.gz); {location} has {manifest.num_samples} samples. Leave it out."
+            f".tar.gz); {shown(location)} has {manifest.num_samples} samples. Leave it out."
         )
     if split != "predict":
         _check_labelled(manifest, split)
@@ -101,7 +102,8 @@ def _check_labelled(manifest: Manifest, split: str) -> None:
     unlabelled = manifest.num_samples - sum(manifest.class_counts)
     if unlabelled:
         raise DataFormatError(
-            f"{manifest.root}: {unlabelled} of {manifest.num_samples} samples have no .cls label, "
+            f"{shown(manifest.root)}: {unlabelled} of {manifest.num_samples} samples have no .cls "
+            f"label, "
             f"so they cannot be data.{split}; data.predict takes them."
         )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from resscale.data.remote_options import RemoteOptions, shown
+from resscale.data.locations import shown, without_secrets
+from resscale.data.remote_options import RemoteOptions
 from resscale.errors import DataFormatError, UserInputError, nearest
 
 PROTOCOLS = ("http", "https", "s3", "gs")
@@ -80,17 +81,17 @@ def translated(error: Exception, url: str, options: RemoteOptions) -> Exception:
         return _refusal(404, url)
     if isinstance(error, PermissionError):
         return _refusal(403, url)
+    kind, said = type(error).__name__, without_secrets(str(error))
     if isinstance(error, (aiohttp.InvalidURL, aiohttp.ClientConnectorCertificateError)):
-        return UserInputError(f"{shown(url)} cannot be read: {error}. Correct the address.")
-    kind = type(error).__name__
+        return UserInputError(f"{shown(url)} cannot be read: {said}. Correct the address.")
     if "Credentials" in kind:
         public = "{gs: {token: anon}}" if protocol_of(url) == "gs" else "{s3: {anon: true}}"
         return UserInputError(
-            f"{shown(url)} cannot be read: {error}. Give credentials by the environment, or "
+            f"{shown(url)} cannot be read: {said}. Give credentials by the environment, or "
             f"data.storage_options '{public}' for public data."
         )
     if isinstance(error, (OSError, aiohttp.ClientError)) or _is_of_a_client(error):
-        return TryAgainError(f"the connection broke ({kind}{f': {error}' if str(error) else ''})")
+        return TryAgainError(f"the connection broke ({kind}{f': {said}' if said else ''})")
     return error
 
 

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from resscale.data.locations import shown, without_secrets
 from resscale.data.remote_errors import (
     TryAgainError,
     check_status,
@@ -21,7 +22,7 @@ from resscale.data.remote_errors import (
     status_of,
     translated,
 )
-from resscale.data.remote_options import RemoteOptions, shown
+from resscale.data.remote_options import RemoteOptions
 from resscale.errors import UserInputError
 
 _INSTALL = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "http": ("aiohttp", "http")}
@@ -160,7 +161,7 @@ async def _open_http(
         keywords: dict[str, Any] = {"params": system._get_params({})}
         headers = system._get_headers(headers)
     else:
-        session, where = await system.set_session(), system.encode_url(url)
+        session, where = await system.set_session(), _encoded(system, url)
         keywords = {name: value for name, value in system.kwargs.items() if name != "headers"}
         headers = {**system.kwargs.get("headers", {}), **headers}
     async with _answered_within(options.connect_timeout_s):
@@ -173,6 +174,14 @@ async def _open_http(
                 f"bytes cannot be counted: switch that off for .tar files in the server."
             )
         yield _http_body(answer, start, options)
+
+
+def _encoded(system: Any, url: str) -> Any:
+    try:
+        return system.encode_url(url)
+    except ValueError as error:
+        said = without_secrets(str(error))
+        raise UserInputError(f"{shown(url)} is no address ({said}). Correct it.") from error
 
 
 @asynccontextmanager

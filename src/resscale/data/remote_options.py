@@ -1,4 +1,4 @@
-"""How patiently remote shards are read, and what may be said about an address."""
+"""How patiently remote shards are read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from resscale.errors import UserInputError
 
@@ -58,10 +57,3 @@ def wait_before(attempt: int, options: RemoteOptions, asked_s: float, draw: floa
 def draw_wait(attempt: int, options: RemoteOptions, asked_s: float) -> float:
     """Return `wait_before` with a draw of the system's."""
     return wait_before(attempt, options, asked_s, _JITTER.random())
-
-
-def shown(url: str) -> str:
-    """Return an address without its query and credentials, which may be secret."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))

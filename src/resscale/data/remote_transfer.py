@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from resscale.data.locations import shown
 from resscale.data.remote_counts import count, counted_time
 from resscale.data.remote_errors import TryAgainError, protocol_of
 from resscale.data.remote_files import FILE_SYSTEMS, list_folder, open_range
-from resscale.data.remote_options import RemoteOptions, draw_wait, shown
+from resscale.data.remote_options import RemoteOptions, draw_wait
 from resscale.errors import DataFormatError, RemoteError
 
 _SAY_AFTER_S = 10.0

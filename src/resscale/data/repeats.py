@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from resscale.data.locations import shown
 from resscale.data.order import EpochOrder, Shuffle, check_step, indivisible, rank_bounds
 from resscale.data.permutation import Int64
 from resscale.errors import UserInputError
@@ -228,7 +229,8 @@ def check_no_repeats(repeats: int, location: str) -> None:
     """
     if repeats > 1:
         raise UserInputError(
-            f"data.repeats={repeats} needs samples that can be read again, and {location} is read "
+            f"data.repeats={repeats} needs samples that can be read again, and {shown(location)} "
+            f"is read "
             f"in one direction: leave repeats out."
         )
 

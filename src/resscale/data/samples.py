@@ -12,7 +12,7 @@ import numpy as np
 from resscale.data.cache_entry import CacheSource
 from resscale.data.fork_locks import renew_in_children
 from resscale.data.kept_indices import KEPT_BYTES, KeptIndices
-from resscale.data.locations import join, local_path
+from resscale.data.locations import join, local_path, shown
 from resscale.data.manifest import Manifest
 from resscale.data.permutation import Int64
 from resscale.data.shard_index import IMAGE_EXTENSIONS, NO_LABEL, ShardIndex
@@ -156,9 +156,9 @@ class ShardSamples:
             index = self._load_remote_index(location, shard)
         if len(index) != self.manifest.shards[shard].samples:
             raise DataFormatError(
-                f"{location} lists {len(index)} samples, the manifest "
+                f"{shown(location)} lists {len(index)} samples, the manifest "
                 f"{self.manifest.shards[shard].samples}. "
-                f"Make both anew: resscale index '{join(self.manifest.root, '*.tar')}'"
+                f"Make both anew: resscale index '{shown(join(self.manifest.root, '*.tar'))}'"
             )
         return index
 

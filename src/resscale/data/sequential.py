@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from resscale.data.checked_stream import open_stream
-from resscale.data.locations import is_pipe, local_path, name_of
+from resscale.data.locations import is_pipe, local_path, name_of, shown
 from resscale.data.manifest import Manifest, ShardInfo
 from resscale.data.shard_index import IMAGE_EXTENSIONS, NO_LABEL, read_label
 from resscale.data.shard_patterns import expand_braces, expand_local
@@ -47,8 +47,8 @@ def expand_sequential(location: str) -> list[str]:
         return expand_braces(location)
     if local_path(location) is None:
         raise UserInputError(
-            f"{location} is a compressed tar on a server: a command reads it, as "
-            f"'pipe:curl -sf --retry 5 {location}'. An uncompressed .tar can be indexed."
+            f"{shown(location)} is a compressed tar on a server: a command reads it, as "
+            f"'pipe:curl -sf --retry 5 {shown(location)}'. An uncompressed .tar can be indexed."
         )
     return [str(path) for path in expand_local(location)]
 
@@ -65,7 +65,8 @@ def sequential_manifest(location: str, epoch_samples: int | None) -> Manifest:
     """
     if epoch_samples is None:
         raise UserInputError(
-            f"{location} is read in one direction, so its samples cannot be counted beforehand. "
+            f"{shown(location)} is read in one direction, so its samples cannot be counted "
+            f"beforehand. "
             f"Say how many make up an epoch: --data.epoch_samples N."
         )
     shards = expand_sequential(location)
@@ -212,12 +213,13 @@ class SequentialSamples:
                 return bytes(found[extension])
         files = sorted(name for name in found if not name.startswith("__"))
         raise DataFormatError(
-            f"{found['__url__']}: sample {found['__key__']!r} has no image, only {files}; one of "
+            f"{shown(found['__url__'])}: sample {found['__key__']!r} has no image, only {files}; "
+            f"one of "
             f"{', '.join(IMAGE_EXTENSIONS)} is needed."
         )
 
     def _label(self, found: dict[str, Any]) -> int:
-        where = f"{found['__url__']}: sample {found['__key__']!r}"
+        where = f"{shown(found['__url__'])}: sample {found['__key__']!r}"
         try:
             label = read_label(found)
         except ValueError as error:
@@ -248,6 +250,7 @@ def _samples(shards: Sequence[str], numbers: Iterator[int]) -> Iterator[dict[str
         # One shard may be empty; where all are, nobody would ever get a sample.
         if empty >= len(shards):
             raise DataFormatError(
-                f"{shard} holds no samples, nor do the {empty - 1} shards before it: nothing can "
+                f"{shown(shard)} holds no samples, nor do the {empty - 1} shards before it: "
+                f"nothing can "
                 f"be trained on. Correct data.train."
             )

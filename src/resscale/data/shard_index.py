@@ -16,7 +16,7 @@ from typing import BinaryIO, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from resscale.data.locations import join, local_path, parent
+from resscale.data.locations import join, local_path, parent, shown
 from resscale.errors import DataFormatError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff")
@@ -100,8 +100,8 @@ class ShardIndex:
             *(NotImplementedError, MemoryError, OverflowError),
         ) as error:
             raise DataFormatError(
-                f"{location} is not a readable shard index ({error}). "
-                f"Make it anew: resscale index '{join(parent(location), '*.tar')}'"
+                f"{shown(location)} is not a readable shard index ({error}). "
+                f"Make it anew: resscale index '{shown(join(parent(location), '*.tar'))}'"
             ) from error
 
     def _write(self, file: BinaryIO) -> None:
@@ -169,7 +169,8 @@ def scan_members(file: SeekableFile, location: str) -> Iterator[TarMember]:
                     yield _read_member(file, member)
     except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
         raise DataFormatError(
-            f"{location} is truncated or not an uncompressed tar ({error}; the last whole member "
+            f"{shown(location)} is truncated or not an uncompressed tar ({error}; the last whole "
+            f"member "
             f"ends at byte {end}). Copy or pack it again."
         ) from error
     # tarfile takes a file that ends behind a whole member for a whole tar; a writer that was
@@ -177,7 +178,8 @@ def scan_members(file: SeekableFile, location: str) -> Iterator[TarMember]:
     file.seek(end)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise DataFormatError(
-            f"{location} is truncated: the end-of-archive marker is missing behind byte {end}. "
+            f"{shown(location)} is truncated: the end-of-archive marker is missing behind byte "
+            f"{end}. "
             f"Copy or pack it again."
         )
 
@@ -224,14 +226,15 @@ def index_of(file: SeekableFile, location: str) -> ShardIndex:
     for key, members in _group_by_key(scan_members(file, location)):
         if key in seen:
             raise DataFormatError(
-                f"{location}: key {key!r} stands in two places; a WebDataset sample's files must "
+                f"{shown(location)}: key {key!r} stands in two places; a WebDataset sample's "
+                f"files must "
                 f"be neighbours and its key unique. Write the shard again, sorted by name."
             )
         seen.add(key)
         image = next((members[e] for e in IMAGE_EXTENSIONS if e in members), None)
         if image is None:
             raise DataFormatError(
-                f"{location}: sample {key!r} has no image, only {sorted(members)}; "
+                f"{shown(location)}: sample {key!r} has no image, only {sorted(members)}; "
                 f"one of {', '.join(IMAGE_EXTENSIONS)} is needed."
             )
         keys.append(key.encode())
@@ -264,7 +267,7 @@ def _label_of(members: dict[str, TarMember], location: str, key: str) -> int:
     try:
         return read_label(texts)
     except ValueError as error:
-        raise DataFormatError(f"{location}: sample {key!r} {error}") from None
+        raise DataFormatError(f"{shown(location)}: sample {key!r} {error}") from None
 
 
 def read_label(files: Mapping[str, bytes | None]) -> int:

@@ -8,7 +8,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from resscale.data.locations import is_pipe, is_url, join, local_path, name_of, parent
+from resscale.data.locations import (
+    is_pipe,
+    is_url,
+    join,
+    local_path,
+    name_of,
+    parent,
+    shown,
+    without_secrets,
+)
 from resscale.errors import UserInputError
 
 _COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
@@ -32,12 +41,13 @@ def expand_shards(patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         if is_pipe(pattern):
             raise UserInputError(
-                f"{pattern} is a command, whose output can be read once and in one direction: it "
+                f"{shown(pattern)} is a command, whose output can be read once and in one "
+                f"direction: it "
                 f"has no index. data.train takes it as a sequential source (docs/data.md)."
             )
         found = _expand(pattern)
         if not found:
-            raise UserInputError(f"No shards fit {pattern!r}: {_nothing_there(pattern)}")
+            raise UserInputError(f"No shards fit {shown(pattern)!r}: {_nothing_there(pattern)}")
         locations += found
     locations = list(dict.fromkeys(locations))
     for location in locations:
@@ -45,7 +55,7 @@ def expand_shards(patterns: Sequence[str]) -> list[str]:
             raise UserInputError(_no_tar(location))
     folders = {_folder(location) for location in locations}
     if len(folders) > 1:
-        names = ", ".join(sorted(folders))
+        names = ", ".join(sorted(map(shown, folders)))
         raise UserInputError(
             f"The shards lie in {len(folders)} folders ({names}); a manifest is for one. "
             f"Run `resscale index` once for each."
@@ -64,7 +74,9 @@ def expand_braces(pattern: str) -> list[str]:
     try:
         return list(braceexpand(pattern))
     except ValueError as error:
-        raise UserInputError(f"{pattern!r}: its braces do not pair up ({error}).") from error
+        raise UserInputError(
+            f"{shown(pattern)!r}: its braces do not pair up ({without_secrets(str(error))})."
+        ) from error
 
 
 def expand_local(pattern: str) -> list[Path]:
@@ -107,7 +119,8 @@ def _listed(folder: str, pattern: str) -> list[str]:
     """Return the files of a remote folder that fit a pattern, sorted."""
     if _WILD.search(folder.partition("?")[0]):
         raise UserInputError(
-            f"{folder}: a * may stand in the name of shards, not in that of their folder. Name one "
+            f"{shown(folder)}: a * may stand in the name of shards, not in that of their folder. "
+            f"Name one "
             f"folder; a manifest is for one."
         )
     from resscale.data.remote import list_names
@@ -133,6 +146,6 @@ def _no_tar(location: str) -> str:
     if name_of(location).endswith(_COMPRESSED):
         remedy = f"unpack a compressed one: gunzip {name_of(location)}"
     return (
-        f"{location} is no .tar file. A shard is an uncompressed tar, so that images can be "
+        f"{shown(location)} is no .tar file. A shard is an uncompressed tar, so that images can be "
         f"read from its middle; {remedy}"
     )

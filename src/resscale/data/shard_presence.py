@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
-from resscale.data.locations import join, local_path
+from resscale.data.locations import join, local_path, shown
 from resscale.data.shard_table import ShardTable, index_name
 from resscale.errors import DataFormatError
 
@@ -102,17 +102,17 @@ def size_of_location(location: str) -> int | None:
 def _look_at(table: ShardTable, number: int, root: str, shards_root: str) -> None:
     name, expected = table.names[number], int(table.bytes[number])
     location, index = join(shards_root, name), join(root, index_name(name))
-    elsewhere = "" if shards_root == root else f" --out {root}"
+    elsewhere = "" if shards_root == root else f" --out {shown(root)}"
     remedy = (
         f"Copy the file again or pack the data set again; if the change is meant: "
-        f"resscale index --force '{join(shards_root, '*.tar')}'{elsewhere}"
+        f"resscale index --force '{shown(join(shards_root, '*.tar'))}'{elsewhere}"
     )
     size = size_of_location(location)
     if size is None:
-        raise DataFormatError(f"{location} is missing, the manifest lists it. {remedy}")
+        raise DataFormatError(f"{shown(location)} is missing, the manifest lists it. {remedy}")
     if size != expected:
         raise DataFormatError(
-            f"{location} has {size} bytes, its manifest says {expected}: "
+            f"{shown(location)} has {size} bytes, its manifest says {expected}: "
             f"{'truncated' if size < expected else 'changed'}. {remedy}"
         )
     if (path := local_path(index)) is not None and not path.is_file():

@@ -11,7 +11,7 @@ from typing import Any
 from resscale.data.cache import Fetched, ShardCache
 from resscale.data.cache_entry import CacheSource, boot_mark
 from resscale.data.fork_locks import renew_in_children
-from resscale.data.locations import local_path
+from resscale.data.locations import local_path, shown
 from resscale.data.read_ahead import ReadAhead
 from resscale.data.remote import RemoteChangedError, read_all, read_range, reads_ranges, stat
 from resscale.data.remote_counts import WorkerCounts, count
@@ -126,7 +126,7 @@ class ShardStore:
             about = stat(location, self.remote)
             if about.size != size:
                 raise DataFormatError(
-                    f"{location} has {about.size} bytes, its manifest says {size}: "
+                    f"{shown(location)} has {about.size} bytes, its manifest says {size}: "
                     f"truncated or changed."
                 )
             return about.tag.encode()
@@ -209,10 +209,11 @@ class ShardStore:
         try:
             data = os.pread(file.descriptor, size, offset)
         except OSError as error:
-            raise DataFormatError(f"{where} cannot be read ({error.strerror}).") from error
+            raise DataFormatError(_unreadable(where, error)) from error
         if len(data) != size:
             raise DataFormatError(
-                f"{where} ends at byte {offset + len(data)}, its index says {offset + size}: "
+                f"{shown(where)} ends at byte {offset + len(data)}, its index says "
+                f"{offset + size}: "
                 f"truncated or changed while in use."
             )
         return data
@@ -225,7 +226,7 @@ class ShardStore:
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
-                raise DataFormatError(f"{where} cannot be read ({error.strerror}).") from error
+                raise DataFormatError(_unreadable(where, error)) from error
             file = self._keep(where, descriptor)
         return file
 
@@ -282,6 +283,10 @@ class ShardStore:
 
 def _small(location: str, version: str) -> CacheSource:
     return CacheSource(location, 0, f"small {version}")
+
+
+def _unreadable(where: str, error: OSError) -> str:
+    return f"{shown(where)} cannot be read ({error.strerror})."
 
 
 def _version_record(location: str, size: int) -> CacheSource:

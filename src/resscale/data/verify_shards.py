@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from resscale.data.locations import join, local_path, parent
+from resscale.data.locations import join, local_path, parent, shown
 from resscale.data.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from resscale.data.pack_progress import PackProgress
 from resscale.data.shard_index import ShardIndex
@@ -52,11 +52,12 @@ def verify_shards(location: str, processes: int = 1) -> Manifest:
         if len(lines) > _MOST_LINES:
             lines[_MOST_LINES:] = [f"  and {len(lines) - _MOST_LINES} more"]
         shards_root = manifest.shards_root or manifest.root
-        out = f" --out {manifest.root}" if manifest.shards_root else ""
+        out = f" --out {shown(manifest.root)}" if manifest.shards_root else ""
         raise DataFormatError(
-            f"{len(wrong)} of the {len(manifest.shards)} shards in {shards_root} are not as "
+            f"{len(wrong)} of the {len(manifest.shards)} shards in {shown(shards_root)} are not as "
             f"{MANIFEST_NAME} says:\n" + "\n".join(lines) + "\nCopy or pack these shards again, "
-            f"or index what is there: resscale index --force '{join(shards_root, '*.tar')}'{out}"
+            f"or index what is there: resscale index --force "
+            f"'{shown(join(shards_root, '*.tar'))}'{out}"
         )
     return manifest
 
