@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from resscale.cli import main
-from resscale.cli_mistakes import choose_weights, measure_mistakes
+from resscale.cli_mistakes import choose_weights, likeliest, measure_mistakes
 from resscale.data import ShardDataModule
 from resscale.errors import UserInputError
 from resscale.models import create_model
@@ -191,6 +191,17 @@ def test_those_weights_are_measured_that_scored_higher(
     assert choose_weights({"global_step": 8}, table) == (False, "")
 
 
+def test_of_equal_logits_the_first_class_is_the_likeliest() -> None:
+    logits = torch.tensor([[0.0, 2.0, 2.0, 1.0], [0.0] * 4]).bfloat16()
+    classes, probabilities = likeliest(logits, most=3)
+    assert classes.tolist() == [[1, 2, 3], [0, 1, 2]]
+    assert classes[:, 0].tolist() == logits.argmax(dim=1).tolist()
+    total = 1 + 2 * math.e**2 + math.e
+    assert probabilities[0].tolist() == pytest.approx([math.e**2 / total] * 2 + [math.e / total])
+    assert probabilities[1].tolist() == [0.25] * 3
+    assert likeliest(torch.zeros(2, 1))[0].tolist() == [[0], [0]]
+
+
 def test_averaged_weights_are_those_that_are_measured(run: Path) -> None:
     rows = RunDir(run).metrics.read_text().splitlines()
     trained = measured_of(run)
@@ -267,3 +278,17 @@ def test_a_checkpoint_of_another_net_is_refused(run: Path, tmp_path: Path) -> No
     torch.save({"state_dict": state, "global_step": 1}, tmp_path / "other.ckpt")
     with pytest.raises(UserInputError, match=r"other\.ckpt"):
         measure_mistakes(run, str(tmp_path / "other.ckpt"))
+
+
+def test_the_net_computes_in_the_precision_of_the_run(run: Path) -> None:
+    exact = measured_of(run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["trainer"]["precision"] = "bf16-mixed"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "mistakes.json").unlink()
+    rounded = measured_of(run)
+    assert (exact.precision, rounded.precision) == ("32-true", "bf16-mixed")
+    sure = [[shown.probability for shown in found.confident] for found in (exact, rounded)]
+    assert sure[0] != sure[1]
+    # bfloat16 has 8 bits: about 0.4% of a logit.
+    assert max(sure[0]) == pytest.approx(max(sure[1]), rel=0.1)

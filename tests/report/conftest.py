@@ -103,6 +103,7 @@ def measured() -> Measured:
         images="shards/val",
         fingerprint="f",
         crop_px=8,
+        precision="32-true",
         samples=(4, 5, 6),
         hits=(4, 2, 4),
         hits_top5=(4, 5, 6),

@@ -47,7 +47,7 @@ def test_it_says_which_weights_were_measured_on_what(shown: Shown, measured: Mea
         "5 of 15 validation images (33.33%) are taken for another class, out of 3 classes" in text
     )
     assert (
-        "Measured 2026-11-24 10:00 on shards/val, at 8 pixels in float32, each image once: "
+        "Measured 2026-11-24 10:00 on shards/val, at 8 pixels in 32-true, each image once: "
         f"checkpoints/best.ckpt behind step 30, weights as trained ({why})." in text
     )
     averaged = shown(dataclasses.replace(measured, averaged=True))
@@ -170,6 +170,7 @@ def test_everything_is_escaped(shown: Shown, measured: Measured) -> None:
             checkpoint=evil,
             why=evil,
             images=evil,
+            precision=evil,
             date=evil,
             classes=(evil, evil, evil),
             confident=(dataclasses.replace(measured.confident[0], key=evil),),
@@ -181,9 +182,9 @@ def test_everything_is_escaped(shown: Shown, measured: Measured) -> None:
     assert "script" not in {tag for tag, _ in checker.tags}
     titles = [attributes["title"] for tag, attributes in checker.tags if tag == "abbr"]
     assert titles == [evil] * 3
-    # Checkpoint, why, images, date, key and reason; 2 × 2 in the classes, 3 in the sheet, 3 rows of
-    # the matrix, 3 × 2 in the pairs.
-    assert checker.text.count(evil) == 6 + 4 + 3 + 3 + 6
+    # Checkpoint, why, images, precision, date, key and reason; 2 × 2 in the classes, 3 in the
+    # sheet, 3 rows of the matrix, 3 × 2 in the pairs.
+    assert checker.text.count(evil) == 7 + 4 + 3 + 3 + 6
 
 
 def test_a_checkpoint_that_was_written_anew_since_is_said(made: Made, measured: Measured) -> None:

@@ -63,6 +63,7 @@ class Measured:
         images: location of the validation shards.
         fingerprint: of their manifest.
         crop_px: side of the images that the net saw, pixels.
+        precision: that the net computed in, such as "bf16-mixed".
         samples: images scored, per class.
         hits: of these, right ones.
         hits_top5: of these, with the label among the five likeliest classes.
@@ -82,6 +83,7 @@ class Measured:
     images: str
     fingerprint: str
     crop_px: int
+    precision: str
     samples: tuple[int, ...]
     hits: tuple[int, ...]
     hits_top5: tuple[int, ...]

@@ -56,7 +56,7 @@ def _facts(run: Run, measured: Measured) -> str:
     )
     source = (
         f"<p>Measured {escape(measured.date)} on <code>{escape(measured.images)}</code>, at "
-        f"{measured.crop_px} pixels in float32, each image once: "
+        f"{measured.crop_px} pixels in {escape(measured.precision)}, each image once: "
         f"<code>{escape(measured.checkpoint)}</code> behind step {measured.global_step:,}, "
         f"{weights}{why}.</p>"
     )
