@@ -37,13 +37,14 @@ FEW_GRADIENTS = (
 
 def timms(module: str, name: str) -> Any:
     """Return an optimizer of timm's without importing all of timm."""
-    found = importlib.util.find_spec("timm")
-    assert found is not None, "timm is not installed"
-    assert found.origin is not None
-    for package in ("timm", "timm.optim"):
-        bare = types.ModuleType(package)
-        bare.__path__ = [str(Path(found.origin).parent / package.partition(".")[2])]
-        sys.modules.setdefault(package, bare)
+    if "timm" not in sys.modules:
+        found = importlib.util.find_spec("timm")
+        assert found is not None, "timm is not installed"
+        assert found.origin is not None
+        for package in ("timm", "timm.optim"):
+            bare = types.ModuleType(package)
+            bare.__path__ = [str(Path(found.origin).parent / package.partition(".")[2])]
+            sys.modules[package] = bare
     return getattr(importlib.import_module(f"timm.optim.{module}"), name)
 
 
