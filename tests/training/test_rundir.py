@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -172,3 +173,10 @@ def test_one_process_at_a_time_trains_in_a_run_directory(run: RunDir) -> None:
     other.take()
     assert other.config.read_text() == "seed_everything: 0\n"
     other.leave()
+
+
+def test_the_columns_of_the_table_of_speed_are_all_described(repository: Path) -> None:
+    page = (repository / "docs" / "training.md").read_text()
+    section = page.partition("\n## speed.csv\n")[2].partition("\n## ")[0]
+    firsts = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert tuple(re.findall(r"`(\w+)`", " ".join(firsts))) == SPEED_COLUMNS
