@@ -20,7 +20,6 @@ import io
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,34 +28,13 @@ from lightning.pytorch import Callback
 from torch import nn
 from torch.nn import functional
 
+from resscale.bench.synthetic import SyntheticLoader, synthetic_batches
 from resscale.cli_train import Session
-from resscale.data.dataset import Batch
 from resscale.training.classifier import ImageClassifier
 from resscale.training.optim import build_optimizer
 
 # The built-in digits stand for the data that `fit` asks for at its start.
 _STAND_IN = ("builtin:digits/train", 1437)
-
-
-class MemoryLoader:
-    """The same few batches of random pixels, again and again.
-
-    Args:
-        batches: uint8 images with labels.
-        length: batches per epoch.
-    """
-
-    def __init__(self, batches: list[Batch], length: int) -> None:
-        self.batches = batches
-        self.length = length
-        self.wait_s = 0.0
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[Batch]:
-        for number in range(self.length):
-            yield {**self.batches[number % len(self.batches)], "step": number}
 
 
 class PlainLoop:
@@ -68,7 +46,7 @@ class PlainLoop:
         precision: "32-true" or "bf16-mixed".
     """
 
-    def __init__(self, module: ImageClassifier, loader: MemoryLoader, precision: str) -> None:
+    def __init__(self, module: ImageClassifier, loader: SyntheticLoader, precision: str) -> None:
         self.net: nn.Module = copy.deepcopy(module.model).train()
         self.optimizer = build_optimizer(
             self.net, module.optimizer_config, module.global_batch_size
@@ -121,20 +99,6 @@ class Turns(Callback):
         self.plain_s.append((self._since - now) / self.steps)
 
 
-def random_batches(options: argparse.Namespace) -> list[Batch]:
-    """Return four batches as our loader gives them."""
-    size = (options.batch_size, options.image_size, options.image_size, 3)
-    made = []
-    for number in range(4):
-        image = torch.randint(0, 256, size, dtype=torch.uint8).permute(0, 3, 1, 2)
-        label = torch.randint(0, options.num_classes, (options.batch_size,))
-        ids = torch.arange(options.batch_size) + number * options.batch_size
-        flip = torch.rand(options.batch_size) < 0.5
-        whole = {"image": image, "label": label, "flip": flip, "id": ids}
-        made.append(Batch(**whole, copy=torch.zeros_like(ids), epoch=0, step=0, bad=[]))
-    return made
-
-
 def measure(options: argparse.Namespace, run_dir: str) -> Turns:
     """Train both loops in turns; return their times."""
     total = options.steps * (options.rounds + 1)
@@ -155,9 +119,11 @@ def measure(options: argparse.Namespace, run_dir: str) -> Turns:
         "trainer.log_every_n_steps": options.steps,
     }
     session = Session("fit", [f"--{name}={value}" for name, value in arguments.items()])
-    loader = MemoryLoader(random_batches(options), total)
-    session.data.train_dataloader = lambda: loader  # type: ignore[assignment, method-assign, return-value]
-    session.data._train_loader = loader  # type: ignore[assignment]
+    batches = synthetic_batches(options.batch_size, options.image_size, 3, options.num_classes)
+    loader = SyntheticLoader(batches, total)
+    data: Any = session.data
+    data.train_dataloader = lambda: loader
+    data._train_loader = loader
     turns = Turns(PlainLoop(session.model, loader, options.precision), options.steps)
     # Last, so that what all others do at a batch's end is in the block.
     session.trainer.callbacks.append(turns)  # type: ignore[attr-defined]

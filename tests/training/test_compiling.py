@@ -4,6 +4,7 @@ import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -150,6 +151,33 @@ def take_num_graphs() -> int:
     torch.compiler.reset()
     counters.clear()
     return count
+
+
+def test_growing_images_are_compiled_once_a_size(fit: Callable[..., Path]) -> None:
+    take_num_graphs()
+    sizes = ("--data.image_size=24", "--data.progressive.from_size=8")
+    sizes += ("--data.progressive.until_epoch=2", "--data.progressive.multiple=8")
+    few = ("--data.global_batch_size=16", "--trainer.limit_train_batches=2")
+    crop = ("--data.train_crop=random_resized", "--trainer.max_epochs=4")
+    fit("growing", "--model.compile=eager", *sizes, *few, *crop)
+    # 8, 16 and 24 pixels, in four epochs of two steps
+    assert take_num_graphs() == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet8_cifar", {"drop_path": 0.1, "blurpool": True}),
+        ("resnet8_cifar", {"se": 4, "preact": True}),
+    ],
+)
+def test_a_network_is_one_graph_without_breaks(name: str, options: dict[str, Any]) -> None:
+    network = create_model(name, 10, **options)
+    compile_network(network, "eager")
+    take_num_graphs()
+    network(torch.zeros(2, 3, 32, 32))
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert take_num_graphs() == 1
 
 
 @pytest.mark.parametrize(
