@@ -62,13 +62,14 @@ def decoder_lines(data: ShardDataModule) -> list[str]:
 
 def shuffle_lines(data: ShardDataModule, world_size: int) -> list[str]:
     """Return how well the order mixes the shards, and a warning where it does not."""
-    if not isinstance(data.samples("train"), ShardSamples):
+    samples = data.samples("train")
+    if not isinstance(samples, ShardSamples):
         return []  # a sequential source says its own
     micro_batch_size = data.plan(world_size).micro_batch_size
     # Copies say nothing of how the shards are mixed.
     order = distinct_order(data.order())
     micro_batch_size = min(micro_batch_size, order.global_batch_size)
-    found = describe_shuffle(order, data.manifest("train"), micro_batch_size)
+    found = describe_shuffle(order, samples.manifest, micro_batch_size, samples)
     return found.splitlines() if found else []
 
 

@@ -1,5 +1,6 @@
 """What inspect tells, on shards whose facts are known."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +128,20 @@ def test_damaged_shards_are_refused(shards: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataFormatError, match="truncated"):
         inspect_shards(str(shards))
+
+
+def test_an_index_of_another_length_than_the_manifest_says_is_told(shards: Path) -> None:
+    manifest = Manifest.load(shards)
+    rows = [dataclasses.replace(row, samples=5) for row in manifest.shards]
+    dataclasses.replace(manifest, shards=rows).save(shards)
+    with pytest.raises(DataFormatError, match="an index lists 4 samples, the manifest 5"):
+        inspect_shards(str(shards))
+
+
+def test_sizes_and_labels_on_a_server_are_those_of_the_folder(shards: Path) -> None:
+    local = inspect_shards(str(shards), images=1)
+    with serve(shards) as server:
+        there = inspect_shards(server.url, images=1)
+    np.testing.assert_array_equal(there.sizes, local.sizes)
+    assert there.mixing == local.mixing
+    assert there.batches == local.batches

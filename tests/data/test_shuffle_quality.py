@@ -1,13 +1,16 @@
 """How well orders mix, measured: the worst case of shards sorted by class included."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fault_server import serve
 
 from resscale.data.manifest import Manifest, ShardInfo
 from resscale.data.order import EpochOrder
+from resscale.data.samples import ShardSamples
 from resscale.data.shard_index import ShardIndex
 from resscale.data.shuffle_quality import describe_shuffle, measure_shuffle
 
@@ -167,6 +170,34 @@ def test_a_poor_mix_is_warned_of_with_its_remedy(
     assert line.startswith("shuffle: ")
     assert warning.startswith("warning: the samples of a ")
     assert warning.endswith(f"). {remedy}")
+
+
+def test_on_a_server_few_indices_are_read_and_none_that_are_large(
+    manifest: Callable[[np.ndarray], Manifest], tmp_path: Path
+) -> None:
+    local = manifest(BY_CLASS)
+    with serve(tmp_path) as server:
+        there = dataclasses.replace(local, root=server.url)
+        text = describe_shuffle(order("none"), there, micro_batch_size=10)
+        assert text is not None
+        assert "bits of label entropy" in text
+        assert "warning: the samples of a batch are of few classes" in text
+        assert describe_shuffle(order("full"), there, micro_batch_size=10) is not None
+        indices = [each.path for each in server.asked]
+        # 3 batches and 3 micro-batches, of 32 shards at most, in each of the two orders.
+        assert 32 < len(indices) <= 2 * 6 * 32
+        samples = ShardSamples(there)
+        server.asked.clear()
+        assert samples.labels(np.arange(200)).tolist() == BY_CLASS[:200].tolist()
+        assert len(server.asked) == 4  # 200 / 50 of a shard
+        large = dataclasses.replace(
+            there, shards=[dataclasses.replace(s, samples=20_001) for s in there.shards]
+        )
+        server.asked.clear()
+        text = describe_shuffle(order("full"), large)
+        assert text is not None
+        assert text.endswith("; labels unknown")
+        assert server.asked == []
 
 
 def test_an_epoch_without_a_step_is_not_described(

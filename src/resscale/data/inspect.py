@@ -12,15 +12,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from resscale.data.locations import name_of, shown
+from resscale.data.locations import join, local_path, name_of, shown
 from resscale.data.manifest import Manifest
 from resscale.data.open_shards import open_manifest
 from resscale.data.order import DEFAULT_WINDOW, EpochOrder, Shuffle
 from resscale.data.pack_pool import run_tasks
 from resscale.data.pack_progress import PackProgress
+from resscale.data.read_ahead import ReadAhead
 from resscale.data.shard_index import ShardIndex
 from resscale.data.shuffle_quality import Entropy, measure_shuffle
 from resscale.data.store import ShardStore
+from resscale.errors import DataFormatError
 
 Int64 = npt.NDArray[np.int64]
 
@@ -110,19 +112,37 @@ def inspect_shards(
     """
     manifest = open_manifest(location)
     manifest.check_sizes()
-    indices = [ShardIndex.load(manifest.index_location(n)) for n in range(len(manifest.shards))]
+    sizes, labels = _sizes_and_labels(manifest)
     count = manifest.num_samples
     rng = np.random.default_rng(seed)
     chosen = np.arange(count) if check else np.sort(rng.permutation(count)[:images])
-    labels = np.concatenate([index.labels for index in indices])
     labelled = len(labels) > 1 and labels.min() >= 0
     return Report(
         manifest=manifest,
-        sizes=np.concatenate([index.sizes for index in indices]),
+        sizes=sizes,
         decoded=_decode_all(manifest, chosen, processes if check else 1),
         mixing=label_mixing(labels, seed) if labelled else None,
         batches=batch_mixing(manifest, labels) if labelled else (),
     )
+
+
+def _sizes_and_labels(manifest: Manifest) -> tuple[Int64, Int64]:
+    """Return bytes and labels of all samples; of the indices a few are in memory at a time."""
+    sizes, labels = (np.empty(manifest.num_samples, np.int64) for _ in range(2))
+    stop = 0
+    locations = map(manifest.index_location, range(len(manifest.shards)))
+    is_remote = local_path(manifest.root) is None
+    indices = (ReadAhead().map if is_remote else map)(ShardIndex.load, locations)
+    for count, index in zip(manifest.shard_sizes.tolist(), indices, strict=True):
+        start, stop = stop, stop + count
+        if len(index) != count:
+            raise DataFormatError(
+                f"{shown(manifest.root)}: an index lists {len(index)} samples, the manifest "
+                f"{count}. Make both anew: resscale index "
+                f"'{shown(join(manifest.shards_root or manifest.root, '*.tar'))}'"
+            )
+        sizes[start:stop], labels[start:stop] = index.sizes, index.labels
+    return sizes, labels
 
 
 def batch_mixing(manifest: Manifest, labels: Int64) -> tuple[tuple[str, Entropy], ...]:

@@ -23,6 +23,9 @@ Labels = Callable[[Int64], Int64]
 
 MOST_SHARDS = 64
 """Shards whose labels are looked up for one batch."""
+MOST_REMOTE_SHARDS = 32
+"""The same where each costs a request."""
+_MOST_SAMPLES = 20_000  # per remote shard, so that an index has a megabyte at most
 _STEPS = 3  # batches looked at, spread over the epoch
 _DRAWS = 32
 _PICK = 51  # goes into the key, so that no other use shares the permutation
@@ -118,30 +121,41 @@ def measure_shuffle(
 
 
 def describe_shuffle(
-    order: EpochOrder, manifest: Manifest, micro_batch_size: int | None = None
+    order: EpochOrder,
+    manifest: Manifest,
+    micro_batch_size: int | None = None,
+    samples: ShardSamples | None = None,
 ) -> str | None:
     """Return what a user should know of the mix before training: a line, two where it is poor.
 
-    Labels of remote shards are not looked up: the start would wait for some hundred requests.
+    On a server, indices of fewer shards are read, several at once: at most 6 × 32 over the batches
+    and micro-batches; none where they are large.
 
     Args:
         order: the training order.
         manifest: of the training samples.
         micro_batch_size: samples of a micro-batch.
+        samples: reads the labels, through the node's cache for one; None: without a cache.
+
+    Raises:
+        DataFormatError: an index is missing or damaged.
+        RemoteError: a server does not answer.
     """
     if not order.num_steps:
         return None
-    known = bool(manifest.class_counts) and local_path(manifest.root) is not None
-    labels = ShardSamples(manifest).labels if known else None
-    quality = measure_shuffle(order, labels, manifest.class_counts, micro_batch_size)
+    is_remote = local_path(manifest.root) is None
+    per_shard = manifest.num_samples / max(1, len(manifest.shards))
+    known = bool(manifest.class_counts) and not (is_remote and per_shard > _MOST_SAMPLES)
+    labels = (samples or ShardSamples(manifest)).labels if known else None
+    most_shards = MOST_REMOTE_SHARDS if is_remote else MOST_SHARDS
+    quality = measure_shuffle(order, labels, manifest.class_counts, micro_batch_size, most_shards)
     how = f"window of {order.window:,}" if order.shuffle == "window" else order.shuffle
     parts = f" in {order.partitions:,} partitions" if order.partitions > 1 else ""
     line = (
         f"shuffle: {how}{parts}; a batch draws from {_shards_text(quality.shards)} shards, a "
         f"full shuffle from {_shards_text(quality.ideal_shards)}"
     )
-    if quality.batch is not None:
-        line += f"; {entropy_text(quality.batch)}"
+    line += f"; {entropy_text(quality.batch)}" if quality.batch is not None else "; labels unknown"
     poor = _what_is_poor(quality)
     return line if poor is None else f"{line}\nwarning: {poor}. {remedy(order)}"
 
