@@ -42,6 +42,14 @@ def test_a_batch_that_the_ranks_cannot_share_is_refused() -> None:
         (["--model.num_classes", "3"], "have labels from 3 to 9, the model has num_classes=3"),
         (["--weights", "nowhere.pth"], r"There is no weights file nowhere\.pth"),
         (["--data.image_size", "2"], "2x2 pixels is too small"),
+        (
+            [
+                f"--data.progressive.{word}"
+                for word in ("from_size=2", "until_epoch=3", "multiple=2")
+            ],
+            "2x2 pixels is too small",
+        ),
+        (["--data.repeats", "3"], "data.repeats=3 does not divide data.global_batch_size=64"),
         (["--model.modle", "resnet50"], r"'model\.modle' is not an option"),
         (["--trainer.precision", "half"], r"trainer\.precision=half is not supported"),
         (["--trainer.strategy", "dpp"], r"dpp.*Did you mean 'ddp'\?"),

@@ -86,3 +86,12 @@ def test_small_samples_are_not_worth_a_request_each() -> None:
 def test_an_order_without_shuffle_reads_few_shards_at_a_time() -> None:
     use = dataclasses.replace(IMAGENET, shuffle="none")
     assert plan_cache(use, 1 * GB).use == "whole"  # two shards of 0.11 GB
+
+
+@pytest.mark.parametrize(("repeats", "use"), [(1, "ranges"), (4, "whole")])
+def test_copies_of_a_sample_are_worth_a_shard_of_its_own(repeats: int, use: str) -> None:
+    # Of 8 nodes that read from all shards, one reads 1/8 of each by ranges, and with 4 copies 4/8:
+    # 500 requests of 0.26 MB and 55 MB are more than the 110 MB of the shard.
+    data = dataclasses.replace(IMAGENET, nodes=8, repeats=repeats)
+    assert data.read_of_shard == repeats / 8
+    assert plan_cache(data, 50 * GB).use == use

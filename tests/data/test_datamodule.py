@@ -14,6 +14,7 @@ from resscale.data.augment import CenterCrop, PadCrop, RandomResizedCrop
 from resscale.data.decode_pillow import PillowDecoder
 from resscale.data.decoders import choose_decoder
 from resscale.data.index_shards import expand_shards, index_shards
+from resscale.data.progressive import ProgressiveConfig
 from resscale.errors import DataFormatError, UserInputError
 
 
@@ -182,6 +183,16 @@ def test_each_training_crop_has_its_options() -> None:
     assert ShardDataModule(train_crop="center", image_size=32).train_crop == CenterCrop(32, 32)
 
 
+def test_a_network_must_take_all_sizes_of_training_and_evaluation() -> None:
+    assert ShardDataModule(image_size=32, eval_size=40).image_sizes == (32, 40)
+    growing = ProgressiveConfig(from_size=16, until_epoch=4, multiple=8)
+    data = ShardDataModule(image_size=32, progressive=growing)
+    assert data.image_sizes == (16, 24, 32)
+    assert [data.size_at(epoch) for epoch in range(5)] == [16, 16, 24, 32, 32]
+    assert data.train_crop.size == 32  # what memory must hold
+    assert ShardDataModule(image_size=32, ratio=(0.5, 2.0)).train_crop.ratio == (0.5, 2.0)
+
+
 # Loaders
 
 
@@ -306,6 +317,7 @@ def test_only_what_the_model_needs_goes_to_the_device(shards: str) -> None:
         "flip": "meta",
         "id": "cpu",
     }
+    assert moved["copy"].device.type == "cpu"
     assert batch["image"].device.type == "cpu"  # the loader's own batch is as it was
 
 

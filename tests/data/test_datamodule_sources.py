@@ -161,3 +161,10 @@ def test_samples_that_must_be_counted_are_not_read_from_a_pipe(pipe: str) -> Non
 def test_an_epoch_below_a_batch_is_refused(pipe: str) -> None:
     with pytest.raises(UserInputError, match="global_batch_size=4 is more than the 3"):
         module(train=pipe, epoch_samples=3).check(("train",), 3, 1)
+
+
+def test_what_comes_as_it_comes_is_not_repeated(foreign_shards: Path) -> None:
+    pipe = f"pipe:cat {foreign_shards}/part-0000.tar"
+    data = module(train=pipe, epoch_samples=8, repeats=2)
+    with pytest.raises(UserInputError, match=r"data\.repeats=2 needs samples that can be read aga"):
+        data.check(("train",), 3, 1)

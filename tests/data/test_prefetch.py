@@ -21,6 +21,7 @@ from resscale.data.dataset import BatchRequest
 from resscale.data.manifest import Manifest, sha256_of
 from resscale.data.order import EpochOrder
 from resscale.data.permutation import Int64
+from resscale.data.repeats import RepeatedOrder, TrainOrder
 from resscale.data.prefetch import Ahead, FixedCourse, ListCourse, Prefetcher, TrainCourse
 from resscale.data.remote_options import RemoteOptions
 from resscale.data.samples import ShardSamples
@@ -247,11 +248,14 @@ def test_no_thread_outlives_its_prefetcher(
     assert left == []
 
 
+@pytest.mark.parametrize("repeats", [1, 2])
 def test_the_course_of_training_goes_over_the_epochs_end(
-    remote_samples: tuple[FaultServer, ShardSamples, ShardCache],
+    remote_samples: tuple[FaultServer, ShardSamples, ShardCache], repeats: int
 ) -> None:
     _, samples, _ = remote_samples
-    order = EpochOrder([10] * 10, global_batch_size=20, window=30, seed=3)
+    order: TrainOrder = EpochOrder([10] * 10, global_batch_size=20 // repeats, window=30, seed=3)
+    if repeats > 1:
+        order = RepeatedOrder(order, repeats)  # a shard is needed once for all copies
     plan = plan_batches(20, None, 2)
     course = TrainCourse(samples, order, plan, rank=1, steps_per_epoch=4)
     for position in (0, 3, 4, 9, 1):

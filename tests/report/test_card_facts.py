@@ -103,6 +103,13 @@ def test_the_recipe_is_what_the_run_recorded(run: RunDir) -> None:
     }
 
 
+def test_images_that_grow_and_samples_that_are_repeated_are_told() -> None:
+    changes = {"progressive": {"from_size": 24, "until_epoch": 3}, "repeats": 2, "flip": False}
+    config = {**CONFIG, "data": {**CONFIG["data"], **changes}}
+    rows = dict(training_rows(source(config=config)))
+    assert rows["training crop"] == "pad, 24 growing to 32 pixels, 2 copies of each in a batch"
+
+
 def test_a_rate_that_scales_by_the_square_root_is_told_so() -> None:
     optimizer = {"name": "lamb", "lr": 0.005, "lr_batch_size": 2048, "lr_scaling": "sqrt"}
     config = {**CONFIG, "model": {**CONFIG["model"], "optimizer": optimizer}}

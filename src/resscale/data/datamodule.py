@@ -22,7 +22,7 @@ from resscale.data.dataset import Batch
 from resscale.data.decode import Decoder
 from resscale.data.decoders import DecoderChoice, DecoderName, build_decoder, choose_decoder
 from resscale.data.loader import EvaluationLoader, StartMethod, TrainLoader, WorkerOptions
-from resscale.data.loaders import RankLoaders, TrainCourse, place_of
+from resscale.data.loaders import RankLoaders, TrainSteps, place_of
 from resscale.data.manifest import Manifest
 from resscale.data.order import DEFAULT_WINDOW, Shuffle
 from resscale.data.progressive import ProgressiveConfig, TrainSizes
@@ -282,11 +282,11 @@ class ShardDataModule(LightningDataModule):
         if self.locations["val"] is not None:
             val = self.splits.shard_samples("val", loaders.workers)
             kept = self.caching.kept_bytes(val, loaders.place)
-        course = TrainCourse(
-            self.order(), plan, self.steps_per_epoch(), self.samples_seen, self.size_at
-        )
+        # Not this module's own `size_at`: a loader that holds its module ends with a cycle, late.
+        size_at = self.train_sizes.at
+        steps = TrainSteps(self.order(), plan, self.steps_per_epoch(), self.samples_seen, size_at)
         self._train_loader = loaders.train(
-            self.samples("train"), self.train_crop, self.flip, course, kept
+            self.samples("train"), self.train_crop, self.flip, steps, kept
         )
         return self._train_loader
 

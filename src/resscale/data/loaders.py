@@ -34,7 +34,7 @@ def place_of(trainer: Trainer | None) -> RankPlace:
 
 
 @dataclass(frozen=True)
-class TrainCourse:
+class TrainSteps:
     """Which batches training takes.
 
     Args:
@@ -75,7 +75,7 @@ class RankLoaders:
     before_wait: Callable[[], None] | None = None
 
     def train(
-        self, samples: Samples, crop: Crop, flip: bool, course: TrainCourse, kept_bytes: int
+        self, samples: Samples, crop: Crop, flip: bool, steps: TrainSteps, kept_bytes: int
     ) -> TrainLoader:
         """Return the training loader; it begins behind the samples seen.
 
@@ -83,7 +83,7 @@ class RankLoaders:
             samples: the training samples.
             crop: of training images.
             flip: mirror half of them, on the device.
-            course: which batches.
+            steps: which batches.
             kept_bytes: of the cache that evaluation keeps.
         """
         dataset = ShardDataset(
@@ -95,17 +95,23 @@ class RankLoaders:
             flip=flip,
             replace_bad=True,
         )
-        order, plan, steps = course.order, course.plan, course.steps_per_epoch
-        rank = self.place.rank
+        order, plan, per_epoch = steps.order, steps.plan, steps.steps_per_epoch
         loader = TrainLoader(
-            dataset, order, plan, rank, self.workers, course.samples_seen, steps, course.size_at
+            dataset,
+            order,
+            plan,
+            self.place.rank,
+            self.workers,
+            steps.samples_seen,
+            per_epoch,
+            steps.size_at,
         )
         loader.before_wait = self.before_wait
         if isinstance(samples, ShardSamples):
             loader.before_step = self.caching.follow_training(
-                samples, order, plan, self.place, steps, self.workers, kept_bytes
+                samples, order, plan, self.place, per_epoch, self.workers, kept_bytes
             )
-        elif rank == 0:
+        elif self.place.rank == 0:
             print(PROMISE.format(samples=len(samples)), flush=True)
         return loader
 

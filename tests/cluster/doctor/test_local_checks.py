@@ -9,6 +9,7 @@ from resscale.cluster.doctor.placement import Placement
 from resscale.cluster.doctor.prepared import Prepared
 from resscale.cluster.environment import Launch
 from resscale.data.datamodule import ShardDataModule
+from resscale.data.progressive import ProgressiveConfig
 from resscale.training.classifier import ImageClassifier
 
 BY_HAND = Launch(0, None, None)
@@ -60,8 +61,15 @@ def test_only_what_is_wanted_is_said(tmp_path: Path, wanted: str) -> None:
     assert result.address is None
 
 
-def test_images_too_small_for_the_net_are_told_once(tmp_path: Path) -> None:
-    here = surroundings(tmp_path, image_size=1)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"image_size": 1},
+        {"progressive": ProgressiveConfig(from_size=1, until_epoch=2, multiple=1)},
+    ],
+)
+def test_images_too_small_for_the_net_are_told_once(tmp_path: Path, options: dict) -> None:
+    here = surroundings(tmp_path, **options)
     result = look_around(here, lambda name: name == "data")
     assert [(f.name, f.level) for f in result.findings] == [("data", "fail")]
     assert not result.data_is_well
