@@ -42,8 +42,9 @@ def test_of_equal_shares_the_class_with_more_images_is_the_worse_one(measured: M
 
 
 def test_of_equally_frequent_wrong_classes_the_first_is_named(measured: Measured) -> None:
-    found = with_pairs(measured, {(0, 2): 3, (0, 1): 3, (0, 3): 1}, (9, 0, 0, 0))
-    assert worst_classes(found)[0].taken_for == (1, 3)
+    for pairs in ({(0, 2): 3, (0, 1): 3, (0, 3): 1}, {(0, 1): 3, (0, 2): 3}):
+        found = with_pairs(measured, pairs, (9, 0, 0, 0))
+        assert worst_classes(found)[0].taken_for == (1, 3)
 
 
 def test_pairs_come_by_their_images_and_then_by_class(measured: Measured) -> None:
@@ -58,10 +59,10 @@ def test_a_matrix_of_few_classes_has_all_that_appear_in_their_order(measured: Me
 
 
 def test_of_many_classes_those_mixed_up_most_stand_beside_each_other(measured: Measured) -> None:
-    pairs = {(0, 7): 5, (7, 0): 4, (3, 5): 8, (5, 9): 2, (1, 2): 1}
+    pairs = {(0, 7): 5, (7, 0): 4, (3, 5): 8, (7, 9): 2, (1, 2): 1}
     found = with_pairs(measured, pairs, (10,) * 10)
-    # 0 with 7 is 9 times, 3 with 5 8 times; 9 comes beside 5. For 1 and 2 there is no room.
-    assert involved_classes(found, most=5) == (0, 7, 3, 5, 9)
+    # 0 with 7 is 9 times, 3 with 5 8 times; 9 comes beside 7. For 1 and 2 there is no room.
+    assert involved_classes(found, most=5) == (0, 7, 9, 3, 5)
     assert involved_classes(found, most=4) == (0, 7, 3, 5)
 
 
