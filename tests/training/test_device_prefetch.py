@@ -1,5 +1,6 @@
 """One batch is always under way to the device; order, ends and errors stay where they were."""
 
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from resscale.cli import main
 from resscale.data.dataset import Batch
 from resscale.data.loader import TrainLoader
 from resscale.errors import DataFormatError
-from resscale.training.device_prefetch import send_ahead
+from resscale.training.device_prefetch import send_ahead, transfer_of
 
 
 class Notes:
@@ -69,6 +70,22 @@ def test_a_loader_that_nobody_has_begun_reads_nothing() -> None:
 
     send_ahead(batches(), Notes())
     assert asked == []
+
+
+class Data:
+    """A data module that notes where a batch goes."""
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, index: int) -> Any:
+        return batch, device.type, index
+
+
+def test_what_moves_batches_does_not_keep_the_data() -> None:
+    data = Data()
+    transfer, gone = transfer_of(data, torch.device("cpu")), weakref.ref(data)
+    batch: Any = "a"
+    assert transfer(batch) == ("a", "cpu", 0)
+    del data
+    assert gone() is None
 
 
 CONFIG = """
