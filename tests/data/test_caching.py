@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gc
 import json
 import shutil
 import threading
@@ -232,8 +231,9 @@ def test_loaders_that_are_built_anew_leave_no_threads_leases_or_memory(
             time.sleep(0.01)
     del samples, tell
     caching.close()
-    gc.collect()
-    assert [store() for store in stores[:-1]] == [None] * 4
+    # No cycle keeps them, so no collection is waited for; threads let go of them as they end.
+    while any(store() is not None for store in stores[:-1]):
+        time.sleep(0.01)
     caching.counts()
     assert len(caching._stores) <= 1
     assert list(leases[0].parent.glob("*.live")) == []

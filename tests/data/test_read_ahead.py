@@ -1,6 +1,7 @@
 """Reads side by side: the results in order, errors in their place."""
 
 import threading
+import time
 
 import pytest
 
@@ -29,3 +30,15 @@ def test_the_threads_serve_many_maps() -> None:
     before = threading.active_count()
     assert [sum(ahead.map(int, range(n))) for n in range(5)] == [0, 0, 1, 3, 6]
     assert threading.active_count() == before + 2
+
+
+def test_threads_end_with_what_they_read_for() -> None:
+    def there() -> int:
+        return sum(each.name == "read-ahead" for each in threading.enumerate())
+
+    before, ahead = there(), ReadAhead(3)
+    assert list(ahead.map(str, range(9))) == [str(n) for n in range(9)]
+    assert there() == before + 3
+    del ahead
+    while there() > before:
+        time.sleep(0.01)
