@@ -227,6 +227,17 @@ def test_several_corrupt_ones_are_replaced_by_different_good_ones(shards: Shards
         assert torch.equal(batch["image"][row], batch["image"][donor])
 
 
+def test_each_copy_of_a_corrupt_sample_is_replaced_and_named(shards: Shards) -> None:
+    dataset = ShardDataset(shards(bad=(BAD,)), RandomResizedCrop(SIDE), replace_bad=True)
+    request = BatchRequest(np.array([9, BAD, 9, BAD]), copies=np.array([0, 0, 1, 1]))
+    batch = dataset.read_batch(request)
+    assert [(b.id, b.replaced_by) for b in batch["bad"]] == [(BAD, 9), (BAD, 9)]
+    # In turn: by different copies, so no two rows are the same picture twice over.
+    assert torch.equal(batch["image"][1], batch["image"][0])
+    assert torch.equal(batch["image"][3], batch["image"][2])
+    assert not torch.equal(batch["image"][1], batch["image"][3])
+
+
 def test_in_evaluation_a_corrupt_row_stays_black_and_is_not_counted(shards: Shards) -> None:
     dataset = ShardDataset(shards(bad=(BAD,)), CenterCrop(SIDE, SIDE))
     batch = batch_of(dataset, [4, BAD], size=3)
