@@ -80,6 +80,7 @@ def test_the_batch_and_options_of_fit_are_the_users(
 def test_a_loader_is_measured_by_readers(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--rounds", "1", "--seconds", "0.01", "--readers", "1", "0")
     found = measured(capsys, "loader", "--config", config, *options)
+    assert found["rows"] == 512  # as configured
     assert [rate["readers"] for rate in found["readers"]] == [0, 1]
     assert all(rate["images_per_s"] > 0 for rate in found["readers"])
     assert all(rate["cpu_ms_per_image"] > 0 for rate in found["readers"])

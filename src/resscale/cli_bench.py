@@ -48,7 +48,7 @@ def bench_parser() -> Parser:
         "--batch_size",
         metavar="N",
         type=int,
-        help="images of a step (default: the configuration's micro-batch; on a CPU at most 16)",
+        help="images of a step (default: the configuration's micro-batch; to train on a CPU, 16)",
     )
     parser.add_argument("--rounds", metavar="N", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument(

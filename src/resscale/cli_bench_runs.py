@@ -114,7 +114,7 @@ def bench_loader(words: Sequence[str], arguments: argparse.Namespace) -> Measure
         words: options of `fit`.
         arguments: of `bench`.
     """
-    asked = _ask(words, arguments.batch_size)
+    asked = _ask(words, arguments.batch_size, trains=False)
     cpus = cpus_per_rank(probe_cpus(), 1, None)
     counts = arguments.readers or [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= cpus]
     loaders = {count: _loader(asked, count) for count in counts}
@@ -165,8 +165,14 @@ def bench_train(words: Sequence[str], arguments: argparse.Namespace) -> Measured
     )
 
 
-def _ask(words: Sequence[str], batch_size: int | None) -> Asked:
-    """Parse the configuration, and bring it onto one device."""
+def _ask(words: Sequence[str], batch_size: int | None, *, trains: bool = True) -> Asked:
+    """Parse the configuration, and bring it onto one device.
+
+    Args:
+        words: options of `fit`.
+        batch_size: that the user asks for.
+        trains: a CPU is to train, so that without a word of the user's a batch is a small one.
+    """
     register_strategies()
     cli = TrainCli("fit", with_saved_config("fit", list(words)))
     trainer, data = cli.config.trainer, cli.config.data
@@ -176,7 +182,8 @@ def _ask(words: Sequence[str], batch_size: int | None) -> Asked:
         batch_size = plan_batches(
             data.global_batch_size, data.micro_batch_size, ranks
         ).micro_batch_size
-        batch_size = min(batch_size, _MOST_ROWS_ON_CPU) if device == "cpu" else batch_size
+        if trains and device == "cpu":
+            batch_size = min(batch_size, _MOST_ROWS_ON_CPU)
     options = {
         "data.global_batch_size": batch_size,
         "data.micro_batch_size": batch_size,
