@@ -20,15 +20,16 @@ import multiprocessing
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import Tensor
 from torch.nn import functional
 
 from resscale.models import create_model
+from resscale.report.plan_activations import Saved, saved_for_backward
+from resscale.report.plan_memory import states_on
 
 NETS = (
     *("resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2"),
@@ -38,114 +39,13 @@ RANKS = (1, 8, 64)
 BATCH = 64
 """Images per GPU in the last column of the activations' table."""
 
-VALUE_BYTES = 4
-"""Parameters, gradients, momentum and ZeRO's copies are float32 in every precision offered."""
-
 MIB = 2**20
 
 
-@dataclass(frozen=True)
-class States:
-    """Bytes that one rank keeps beside activations when a step's last backward begins, the peak.
-
-    With micro-batches accumulated before. Without, ZeRO 1 and 2 have no gradients there yet.
-    Left out are the buffers that gradients are reduced in: none of their own under DDP with bucket
-    views, `reduce_bucket_size` elements under ZeRO, twice that with `overlap_comm`.
-    """
-
-    parameters: int
-    gradients: int
-    copies: int
-    """The float32 shares that ZeRO's optimizer updates, beside the parameters themselves."""
-
-    momentum: int
-    host: int = 0
-    """On the CPU's side."""
-
-    @property
-    def on_device(self) -> int:
-        """Their sum on the GPU."""
-        return self.parameters + self.gradients + self.copies + self.momentum
-
-
-def states_on(
-    num_parameters: int,
-    num_ranks: int,
-    stage: int,
-    *,
-    offload_optimizer: bool = False,
-    release_gathered: bool = False,
-) -> States:
-    """Return what one of `num_ranks` keeps for SGD with momentum.
-
-    Args:
-        num_parameters: learned values of the net.
-        num_ranks: ranks that the states are divided among; padding is neglected.
-        stage: 0 for a single device and DDP, 1 to 3 for ZeRO.
-        offload_optimizer: ZeRO's copies, momentum and its share of gradients lie on the host.
-        release_gathered: ZeRO-3 gives a layer's gathered parameters back behind its forward and
-            gathers them again for backward. DeepSpeed keeps a net of this size whole instead,
-            unless `stage3_max_reuse_distance` and `stage3_prefetch_bucket_size` are 0.
-
-    Raises:
-        ValueError: no such stage, or no rank.
-    """
-    if stage not in (0, 1, 2, 3) or num_ranks < 1 or (offload_optimizer and not stage):
-        raise ValueError(f"stage {stage} on {num_ranks} ranks, offload {offload_optimizer}")
-    whole = VALUE_BYTES * num_parameters
-    share = -(-whole // num_ranks)
-    if stage == 0:
-        return States(whole, whole, 0, whole)
-    gathered = 0 if stage == 3 and release_gathered else whole
-    parameters = gathered + (share if stage == 3 else 0)
-    gradients = whole if stage == 1 else share
-    if not offload_optimizer:
-        return States(parameters, gradients, share, share)
-    # The share of gradients moves too, and the host has a buffer that new weights leave through.
-    return States(parameters, whole if stage == 1 else 0, 0, 0, host=4 * share)
-
-
-@dataclass(frozen=True)
-class Saved:
-    """What autograd keeps from forward to backward, in bytes."""
-
-    per_image: int
-    fixed: int
-    """Whatever the batch: under autocast the bf16 copies of the weights."""
-
-
-def saved_for_backward(name: str, image_size: int, *, bf16: bool) -> Saved:
-    """Return what the cross entropy of `name` saves, computed without values.
-
-    Args:
-        name: a net of `resscale.list_models()`.
-        image_size: pixels per side.
-        bf16: under bfloat16 autocast, as `bf16-mixed` is; else all float32.
-    """
-    with FakeTensorMode():
-        # A default is bound where the function is made: without it a net of another mode is met.
-        net = create_model(name)
-        small, large = (_saved_bytes(net, n, image_size, bf16=bf16) for n in (2, 4))
-    per_image = (large - small) // 2
-    return Saved(per_image, small - 2 * per_image)
-
-
-def _saved_bytes(net: nn.Module, batch: int, image_size: int, *, bf16: bool) -> int:
-    own = {tensor.untyped_storage()._cdata for tensor in (*net.parameters(), *net.buffers())}
-    images = torch.empty(batch, 3, image_size, image_size)
-    kept: dict[int, tuple[int, Tensor]] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            # The tensor is kept too: a storage that is gone would give its address to another.
-            kept[storage._cdata] = (storage.nbytes(), tensor)
-        return tensor
-
-    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
-    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        functional.cross_entropy(net(images), torch.zeros(batch, dtype=torch.long))
-    return sum(size for size, _ in kept.values())
+def saved_by(name: str, image_size: int, *, bf16: bool) -> Saved:
+    """Return what the cross entropy of a named net saves, computed without values."""
+    dtype = torch.bfloat16 if bf16 else None
+    return saved_for_backward(partial(create_model, name), image_size, dtype=dtype)
 
 
 def resident_bytes(status: str, field: str) -> int:
@@ -227,7 +127,7 @@ def activations_table(names: Sequence[str], image_size: int) -> list[str]:
     titles += ["bf16 weight copies, MiB", f"{BATCH} images bf16-mixed, GiB", "DDP states, GiB"]
     lines = [_row(titles), _rule(len(titles))]
     for name in names:
-        fp32, bf16 = (saved_for_backward(name, image_size, bf16=mixed) for mixed in (False, True))
+        fp32, bf16 = (saved_by(name, image_size, bf16=mixed) for mixed in (False, True))
         with torch.device("meta"):
             count = sum(parameter.numel() for parameter in create_model(name).parameters())
         batch = (BATCH * bf16.per_image + bf16.fixed) / 2**30
@@ -268,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(_rule(6))
     for dtype in options.dtypes:
         mixed = dtype == "bf16"
-        computed = saved_for_backward(options.measure, options.image_size, bf16=mixed).per_image
+        computed = saved_by(options.measure, options.image_size, bf16=mixed).per_image
         behind, peak = measure_per_image(
             options.measure, options.image_size, bf16=mixed, batches=(small, large)
         )

@@ -90,6 +90,7 @@ def _training(config: Any, parts: Any, train_images: int | None) -> Training:
         precision=precision_name(trainer["precision"]),
         **_strategy(choose_strategy(trainer["strategy"])),
         optimizer=optimizer.name,
+        implementation=optimizer.implementation,
         momentum=optimizer.momentum,
         is_averaged=config.ema.decay is not None,
         is_compiled=config.model.compile is not None,

@@ -202,6 +202,8 @@ def _memory(training: Training, machines: Machines, net: ResNet, batches: BatchP
         machines.num_ranks,
         is_averaged=training.is_averaged,
         weight_bytes=weight_bytes,
+        # Kernels over lists of tensors add the decay to a copy of the gradients.
+        update_bytes=0 if training.is_fused else states.gradients,
         # Stages 1 and 2 fill one bucket while the other is sent.
         bucket_bytes=4 * training.bucket_values * {0: 0, 3: 1}.get(training.stage, 2),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -67,14 +67,14 @@ class StepMemory:
         return max(0, self.work_fixed + self.work_per_image * micro_batch_size)
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the storages that operations make, real or fake.
 
     `live` are the bytes of those that are alive, `peak` is the most there has been.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
         self._sizes: dict[int, int] = {}
@@ -161,11 +161,13 @@ def simulate_step(
     channels: int = 3,
     state_values: int = 1,
     gradients_stay: bool = False,
+    update_copies: int = 1,
 ) -> StepBytes:
     """Return what one step holds, computed without values.
 
     The order is Lightning's: forward, then the gradients of the step before are given up, then
-    backward. So they are there at forward's end, where most memory is in use.
+    backward, then the update. So gradients are there at forward's end, where most memory is in use
+    but for few or small images; for these it is the update.
 
     Args:
         build: makes the net; it is called under fake tensors.
@@ -175,10 +177,16 @@ def simulate_step(
         channels: of an image.
         state_values: float32 values that the optimizer keeps per parameter.
         gradients_stay: they lie in DDP's buckets, or are accumulated, and are never given up.
+        update_copies: sets of float32 values as large as the weights that the update makes: 1 for
+            kernels over lists of tensors ("foreach"), which add the decay to a copy of the
+            gradients; 0 for fused ones.
     """
     shape = (micro_batch_size, channels, image_size)
     with FakeTensorMode():
-        return _step(build(), LiveBytes(), shape, dtype, state_values, gradients_stay)
+        net = build()
+        step = _step(net, LiveBytes(), shape, dtype, state_values, gradients_stay)
+        gradients = sum(p.numel() * p.element_size() for p in net.parameters())
+    return replace(step, peak=max(step.peak, step.states + update_copies * gradients))
 
 
 def _step(

@@ -11,6 +11,7 @@ VALUE_BYTES = 4
 """Parameters, gradients, momentum and ZeRO's copies are float32 in every precision offered."""
 
 GIB = 2**30
+MIB = 2**20
 
 # What a GPU's memory holds that is no tensor of ours. Assumed: not yet measured here.
 CUDA_CONTEXT_BYTES = 600 * 2**20
@@ -130,7 +131,7 @@ class MemoryPlan:
         averaged: of `ema.decay`: a second set of weights and buffers.
         buckets: that ZeRO reduces gradients in; DDP's are the gradients themselves.
         activations: kept from forward to backward, with the batch and 16-bit copies of weights.
-        work: maps that are in work at the peak.
+        work: maps that are in work at the peak; with few images what the update makes.
         reserve: what is kept free.
         capacity: memory of the GPU.
         micro_batch_size: images of a pass.
@@ -179,6 +180,7 @@ def plan_memory(
     is_averaged: bool = False,
     weight_bytes: int = 0,
     bucket_bytes: int = 0,
+    update_bytes: int = 0,
 ) -> MemoryPlan:
     """Return the memory of a GPU by part.
 
@@ -192,12 +194,14 @@ def plan_memory(
         is_averaged: averaged weights are kept too.
         weight_bytes: of one whole set of weights, for the averaged ones.
         bucket_bytes: that ZeRO reduces gradients in.
+        update_bytes: that the optimizer's update makes, when activations are gone.
 
     Raises:
         UserInputError: a micro-batch of no image.
     """
     if micro_batch_size < 1:
         raise UserInputError(f"micro_batch_size={micro_batch_size} must be at least 1.")
+    saved = step.saved_bytes(micro_batch_size)
     averaged = weight_bytes + buffer_bytes if is_averaged else 0
     reserve = reserve_of(capacity_bytes, num_ranks)
     fixed = states.on_device + buffer_bytes + averaged + bucket_bytes + reserve.total
@@ -207,27 +211,31 @@ def plan_memory(
         optimizer=states.momentum + states.copies,
         averaged=averaged,
         buckets=bucket_bytes,
-        activations=step.saved_bytes(micro_batch_size),
-        work=step.work_bytes(micro_batch_size),
+        activations=saved,
+        work=max(step.work_bytes(micro_batch_size), update_bytes - saved),
         reserve=reserve,
         capacity=capacity_bytes,
         micro_batch_size=micro_batch_size,
-        largest_micro_batch=largest_micro_batch(step, capacity_bytes - fixed),
+        largest_micro_batch=largest_micro_batch(step, capacity_bytes - fixed, update_bytes),
         host=states.host,
     )
 
 
-def largest_micro_batch(step: StepMemory, free_bytes: int) -> int:
+def largest_micro_batch(step: StepMemory, free_bytes: int, update_bytes: int = 0) -> int:
     """Return the images of a pass that fit into what states and reserve have left; 0: not one.
 
     Args:
         step: what a step holds.
         free_bytes: for it.
+        update_bytes: that the optimizer's update wants, when activations are gone.
     """
 
     def fits(count: int) -> bool:
         return step.saved_bytes(count) + step.work_bytes(count) <= free_bytes
 
+    # More images than that do not make the update any larger.
+    if update_bytes > free_bytes:
+        return 0
     if not fits(1):
         return 0
     high = 2

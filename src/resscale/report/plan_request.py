@@ -37,6 +37,7 @@ class Training:
         bucket_values: that ZeRO reduces gradients in, twice.
         compressed: DDP sends 16-bit gradients.
         optimizer: name.
+        implementation: of the optimizer's kernels, `model.optimizer.implementation`.
         momentum: of SGD and LARS; 0: nothing is kept.
         is_averaged: averaged weights are kept.
         is_compiled: by torch.compile.
@@ -65,6 +66,7 @@ class Training:
     bucket_values: int = 6_553_600
     compressed: bool = False
     optimizer: str = "sgd"
+    implementation: str = "auto"
     momentum: float = 0.9
     is_averaged: bool = False
     is_compiled: bool = False
@@ -91,6 +93,11 @@ class Training:
     def dtype(self) -> torch.dtype | None:
         """Of autocast; None: float32."""
         return _DTYPES[self.precision]
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether the update on a GPU is one kernel that makes no copies."""
+        return self.optimizer in ("sgd", "adamw") and self.implementation in ("auto", "fused")
 
     @property
     def state_values(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from resscale.report.plan_data import IMAGENET_TRAIN
 from resscale.report.plan_failures import interval_text
 from resscale.report.plan_gpus import LINKS
-from resscale.report.plan_memory import GIB, fitting_micro_batches
+from resscale.report.plan_memory import GIB, MIB, fitting_micro_batches
 from resscale.report.plan_result import Phase, Plan
 
 _STRATEGIES = {0: "ddp", 1: "ZeRO 1", 2: "ZeRO 2", 3: "ZeRO 3"}
@@ -42,7 +42,7 @@ def _what(plan: Plan) -> list[str]:
         assumed = f"; {whose}, assumed: no manifest is at hand"
     epochs = len(training.sizes)
     return [
-        what + f"parameters, {largest.macs / 1e9:.2f} GMACs per image",
+        what + f"parameters, {largest.macs / 1e9:.3g} GMACs per image",
         _row("machines", where),
         _row("batch", f"{plan.batches}" + (f"; {training.explain_lr}" * bool(training.explain_lr))),
         _row(
@@ -55,6 +55,8 @@ def _what(plan: Plan) -> list[str]:
 def _memory(plan: Plan) -> list[str]:
     memory, training = plan.memory, plan.training
     reserve = memory.reserve
+    # Small nets on small images would be a column of zeros.
+    unit, size_of_unit = ("GiB", GIB) if memory.tensors >= GIB else ("MiB", MIB)
     strategy = _STRATEGIES[training.stage] if plan.machines.num_ranks > 1 else "one GPU"
     parts = {
         "weights": memory.weights,
@@ -71,18 +73,18 @@ def _memory(plan: Plan) -> list[str]:
     }
     assumed = {"CUDA context", "cuDNN workspace", "NCCL", "fragments"}
     lines = [
-        f"memory per GPU, GiB: {memory.micro_batch_size} images of {plan.largest.image_size} "
+        f"memory per GPU, {unit}: {memory.micro_batch_size} images of {plan.largest.image_size} "
         f"pixels a pass, {training.precision}, {strategy}"
     ]
     for name, size in parts.items():
         if size:
             note = "   assumed" if name in assumed else ""
-            lines.append(_row(f"  {name}", f"{size / GIB:8.2f}{note}"))
+            lines.append(_row(f"  {name}", f"{size / size_of_unit:8.2f}{note}"))
     verdict = "" if memory.fits else "   DOES NOT FIT"
-    total = f"{memory.total / GIB:8.2f} of {memory.capacity / GIB:.2f}{verdict}"
+    total = f"{memory.total / size_of_unit:8.2f} of {memory.capacity / size_of_unit:,.2f}{verdict}"
     lines.append(_row("  total", total))
     if memory.host:
-        lines.append(_row("  on the host", f"{memory.host / GIB:8.2f} per rank"))
+        lines.append(_row("  on the host", f"{memory.host / size_of_unit:8.2f} per rank"))
     return [*lines, _row("largest micro-batch", _largest(plan))]
 
 
@@ -174,10 +176,10 @@ def _time(plan: Plan) -> list[str]:
         "time",
         _row(
             "  hours",
-            f"{plan.hours:,.2f}: training {train:,.2f}, evaluation {evaluate:,.2f}, "
-            f"saves and failures {plan.hours - train - evaluate:,.2f}",
+            f"{plan.hours:,.3g}: training {train:,.3g}, evaluation {evaluate:,.2g}, "
+            f"saves and failures {plan.hours - train - evaluate:,.2g}",
         ),
-        _row("  GPU-hours", f"{plan.gpu_hours:,.1f}"),
+        _row("  GPU-hours", f"{plan.gpu_hours:,.3g}"),
     ]
     if plan.cost_usd is not None:
         price = f"at {known.usd_per_gpu_hour:g} USD per GPU-hour"
