@@ -110,9 +110,20 @@ def test_the_loss_of_a_mixed_micro_batch_is_that_of_its_targets(batch: Batch) ->
     assert targets.other is not None
     expected = training_loss(classifier(images), targets, LossConfig("bce", 0.1, 0.2))
     assert classifier.training_step(batch, 0).item() == expected.item()
-    # Top-1 in training is counted against the label of the larger share.
-    correct = int((classifier(images).argmax(1) == targets.larger).sum())
-    assert classifier.take_sums()[1].item() == correct
+
+
+def test_top1_in_training_is_counted_against_the_label_of_the_larger_share(batch: Batch) -> None:
+    classifier = ImageClassifier(Flat(), num_classes=6, mixing=MixingConfig(mixup_alpha=1.0))
+    told_apart = 0
+    for epoch in range(20):
+        now: Batch = {**batch, "epoch": epoch}
+        images, targets = classifier.augment(now, classifier.prepare)
+        predicted = classifier(images).argmax(1)
+        classifier.training_step(now, 0)
+        correct = int((predicted == targets.larger).sum())
+        assert classifier.take_sums()[1].item() == correct
+        told_apart += correct != int((predicted == batch["label"]).sum())
+    assert told_apart
 
 
 def test_a_test_flip_averages_the_logits_of_image_and_mirror(batch: Batch) -> None:

@@ -144,6 +144,17 @@ def test_the_pixels_of_the_batch_stay_and_the_layout_is_what_was_asked_for(
     assert images.dtype == torch.float32
 
 
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+def test_mixed_precision_changes_nothing_of_it(batch: Batch, interpolation: Any) -> None:
+    policy = PolicyConfig("rand-m7-mstd0.5-inc1", interpolation=interpolation)
+    options = {"policy": policy, "erasing": NOISE, "mixing": MIXING}
+    images, _ = run(batch, **options)
+    with torch.autocast("cpu", torch.bfloat16):
+        under, _ = run(batch, **options)
+    assert under.dtype == torch.float32
+    assert torch.equal(under, images)
+
+
 def test_grey_images_take_part(batch: Batch) -> None:
     grey: Batch = {**batch, "image": batch["image"][:, :1]}
     classifier = ImageClassifier(
@@ -152,6 +163,18 @@ def test_grey_images_take_part(batch: Batch) -> None:
     )  # fmt: skip
     images, _ = classifier.augment(grey, classifier.prepare)
     assert images.shape == (12, 1, 40, 40)
+
+
+def test_what_is_turned_on_is_said_in_a_line() -> None:
+    mixing = MixingConfig(mixup_alpha=0.2, cutmix_alpha=1.0, probability=0.8)
+    off = (PolicyConfig(), ErasingConfig(), MixingConfig())
+    assert DeviceAugment(*off, channels=3, seed=0).describe() == []
+    assert DeviceAugment(POLICY, NOISE, mixing, channels=3, seed=0).describe() == [
+        "augmentation: trivial_augment_wide (nearest), erasing of 50% (noise), "
+        "mixup 0.2 or cutmix 1 in 80% of micro-batches"
+    ]
+    (line,) = DeviceAugment(*off[:2], MixingConfig(cutmix_alpha=1.0), channels=3, seed=0).describe()
+    assert line == "augmentation: cutmix 1 in 100% of micro-batches"
 
 
 def test_images_that_the_policy_is_not_for_are_refused() -> None:

@@ -63,6 +63,12 @@ def test_an_image_without_a_fitting_rectangle_stays_whole() -> None:
     assert len(draw(config, height=2).rows) == 0
 
 
+def test_draws_are_those_of_any_version() -> None:
+    found = draw_erasures(ErasingConfig(0.5), np.arange(5), 5, 224, 224)
+    assert found.rows.tolist() == [1, 3, 4]
+    assert found.boxes.tolist() == [[22, 114, 136, 180], [85, 145, 9, 205], [0, 119, 119, 184]]
+
+
 def test_a_row_s_draws_are_a_function_of_its_id_and_the_key() -> None:
     ids = np.array([9, 4, 77])
     whole, alone = draw(ALWAYS, ids), draw(ALWAYS, ids[2:])

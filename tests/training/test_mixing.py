@@ -162,6 +162,15 @@ def test_a_draw_is_a_function_of_first_id_and_key() -> None:
     assert draw_mix(BOTH, 7, 3, 8, 224, 224) != draw_mix(BOTH, 7, 4, 8, 224, 224)
 
 
+def test_draws_are_those_of_any_version() -> None:
+    # 130 of 224 pixels each way: 1 - 130²/224²
+    box = Box(top=12, bottom=142, left=22, right=152)
+    assert draw_mix(BOTH, 1, 3, 8, 224, 224) == Mix(1 - 130**2 / 224**2, 5, box)
+    mixup = draw_mix(BOTH, 0, 3, 8, 224, 224)
+    assert mixup is not None
+    assert mixup == Mix(pytest.approx(0.9971744501806417), 7, None)
+
+
 def test_nothing_is_mixed_where_nothing_can_or_shall_be() -> None:
     assert draw_mix(BOTH, 0, 0, 1, 224, 224) is None  # a single image
     assert not MixingConfig().is_on

@@ -36,6 +36,24 @@ def test_a_row_s_draws_are_a_function_of_its_id_and_the_key(config: PolicyConfig
     assert (draw(config)[0].operations != other.operations).any()
 
 
+# A run that goes on under a later version must draw what it would have drawn.
+@pytest.mark.parametrize(
+    ("config", "pinned"),
+    [
+        (TRIVIAL, [("rotate", -22.5), ("contrast", 1.099), ("color", 1.924)]),
+        (RAND, [("contrast", 1.27), ("posterize", 7.0), ("shear_x", 0.09)]),
+        (TIMM, [("contrast", 1.6829), ("shear_x", -0.1972), ("identity", 0.0)]),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_draws_are_those_of_any_version(
+    config: PolicyConfig, pinned: list[tuple[str, float]]
+) -> None:
+    last = draw(config, [1, 2, 5])[-1]
+    names = [OPERATIONS[number] for number in last.operations]
+    assert list(zip(names, last.values.round(4).tolist(), strict=True)) == pinned
+
+
 def test_trivial_augment_takes_one_operation_each_as_likely() -> None:
     (layer,) = draw(TRIVIAL)
     counts = Counter(layer.operations.tolist())

@@ -12,7 +12,7 @@ from resscale.training.policy_spaces import (
     trivial_augment_wide,
 )
 
-# Müller and Hutter 2021, table 1: 14 operations, without Invert and the like.
+# Müller and Hutter 2021: 14 operations, without Invert and the like.
 FOURTEEN = {
     *("identity", "auto_contrast", "equalize", "rotate", "solarize", "color", "posterize"),
     *("contrast", "brightness", "sharpness", "shear_x", "shear_y", "translate_x", "translate_y"),

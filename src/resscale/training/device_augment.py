@@ -72,6 +72,20 @@ class DeviceAugment:
             return images, Targets(label)
         return self._mix(images, batch)
 
+    def describe(self) -> list[str]:
+        """Return what is turned on in a line, for people; nothing where nothing is."""
+        policy, erasing, mixing = self.policy, self.erasing, self.mixing
+        parts = []
+        if policy.name is not None:
+            parts.append(f"{policy.name} ({policy.interpolation})")
+        if erasing.probability > 0:
+            parts.append(f"erasing of {erasing.probability:.0%} ({erasing.value})")
+        if mixing.is_on:
+            alphas = {"mixup": mixing.mixup_alpha, "cutmix": mixing.cutmix_alpha}
+            names = " or ".join(f"{name} {alpha:g}" for name, alpha in alphas.items() if alpha)
+            parts.append(f"{names} in {mixing.probability:.0%} of micro-batches")
+        return [f"augmentation: {', '.join(parts)}"] if parts else []
+
     @torch.no_grad()
     def _operate(self, pixels: Tensor, batch: Batch) -> Tensor:
         key = mix_key(self.seed, _POLICY, batch["epoch"])

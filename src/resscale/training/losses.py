@@ -41,7 +41,7 @@ class LossConfig:
 
     Args:
         name: "cross_entropy" of the softmax, or "bce", binary cross entropy of each class by
-            itself (Wightman et al. 2021, section 2.1).
+            itself (Wightman et al. 2021, section 3.1).
         label_smoothing: share of the target spread over all classes (Szegedy et al. 2015, sec. 7).
         target_threshold: of "bce": targets above it become 1 and all others 0, so that a mixed
             image fully shows both its classes. None: targets are the shares.

@@ -41,7 +41,7 @@ class Choice(NamedTuple):
 
 @functools.cache
 def trivial_augment_wide(num_magnitudes: int) -> tuple[Choice, ...]:
-    """Return the space of TrivialAugment-Wide (Müller and Hutter 2021, table 1).
+    """Return the space of TrivialAugment-Wide (Müller and Hutter 2021), their wide one.
 
     As torchvision has it: factors of 1 ± 0 to 0.99, where the paper's own code goes from 0.01 to 2.
 
