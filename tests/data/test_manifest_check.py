@@ -89,6 +89,7 @@ def test_the_manifest_that_is_changed_below_is_valid(tmp_path: Path) -> None:
         (("num_samples",), NAN, "num_samples is nan"),
         (("classes",), "ab", "classes is 'ab'; it must be a list of texts"),
         (("classes", 1), 3, r"classes\[1\] is 3; it must be a text"),
+        (("classes", 1), "\ud800", r"classes\[1\] is '\\ud800'; it must be a text"),
         (("class_counts",), None, "class_counts is None"),
         (("class_counts", 0), -4, rf"class_counts\[0\] is -4; it must be {COUNT}"),
         (("class_counts", 1), NAN, r"class_counts\[1\] is nan"),
@@ -120,6 +121,13 @@ def test_sums_that_are_no_int64_are_refused(tmp_path: Path) -> None:
     assert load(tmp_path, facts).num_bytes == 2**63 - 1
 
 
+def test_bytes_that_are_no_text_are_refused_where_they_stand(tmp_path: Path) -> None:
+    text = json.dumps(VALID).replace("t-1.tar", "t-?.tar").encode().replace(b"?", b"\xff")
+    (tmp_path / MANIFEST_NAME).write_bytes(text)
+    with pytest.raises(DataFormatError, match=rf"{SHARD_1}\.name is 't-\\udcff\.tar'"):
+        Manifest.load(tmp_path)
+
+
 def test_a_text_that_is_nested_for_ever_is_refused(tmp_path: Path) -> None:
     (tmp_path / MANIFEST_NAME).write_text("[" * 200_000)
     with pytest.raises(DataFormatError, match="is not a resscale manifest"):
@@ -140,9 +148,9 @@ ANYTHING = st.recursive(
 
 @given(st.sampled_from(PATHS), ANYTHING)
 def test_whatever_stands_in_an_entry_is_used_or_told(path: tuple[Any, ...], value: object) -> None:
-    raw = json.dumps(changed(path, value)).encode()
+    text = json.dumps(changed(path, value))
     with suppress(UserInputError):  # anything else is a fault of ours
-        manifest = Manifest.parse(raw, "/nowhere/manifest.json")
+        manifest = Manifest.parse(lambda: text, "/nowhere/manifest.json")
         assert manifest.num_samples >= 0
         assert len(manifest.fingerprint) == 16
         manifest.check_labels(10)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -142,14 +142,14 @@ class Manifest:
         file = location if name_of(location).endswith(".json") else join(location, MANIFEST_NAME)
         if path is not None and not Path(file).is_file():
             raise DataFormatError(_missing_manifest(Path(file)))
-        return cls.parse(_read(file), file)
+        return cls.parse(lambda: _read(file), file)
 
     @classmethod
-    def parse(cls, raw: bytes, file: str) -> Manifest:
-        """Read a manifest out of its file's bytes.
+    def parse(cls, read: Callable[[], str], file: str) -> Manifest:
+        """Read a manifest out of its file's text.
 
         Args:
-            raw: the bytes.
+            read: returns the text, as `text_of` makes it; it may be 160 MB, so nobody holds it.
             file: where they are from; shards and indices lie beside it, unless it says otherwise.
 
         Raises:
@@ -159,7 +159,7 @@ class Manifest:
         again = f"Make it anew: resscale index '{shown(join(root, '*.tar'))}'"
         try:
             rows = ShardRows()
-            facts = json.loads(raw.decode(), object_pairs_hook=rows.take)
+            facts = json.loads(read(), object_pairs_hook=rows.take)
             version = facts["format_version"]
             if type(version) is int and version != FORMAT_VERSION:
                 raise DataFormatError(
@@ -260,13 +260,18 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(file: str) -> bytes:
+def text_of(raw: bytes) -> str:
+    """Return a manifest's text; bytes that are no UTF-8 become what `Manifest.parse` refuses."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _read(file: str) -> str:
     path = local_path(file)
     if path is not None:
-        return path.read_bytes()
+        return text_of(path.read_bytes())
     from resscale.data.remote import read_all
 
-    return read_all(file)
+    return text_of(read_all(file))
 
 
 def _path(location: str) -> Path:

@@ -128,8 +128,8 @@ def check_facts(facts: dict[str, Any], table: ShardTable) -> None:
         if type(facts.get(what, kind())) is not kind:
             raise wrong(what, facts[what], rule)
     for number, name in enumerate(facts["classes"]):
-        if type(name) is not str:
-            raise wrong(f"classes[{number}]", name, "a text")
+        if type(name) is not str or _ODD.search(name):
+            raise wrong(f"classes[{number}]", name, "a text without control characters")
     for number, count in enumerate(facts["class_counts"]):
         check_count(f"class_counts[{number}]", count)
     if sum(facts["class_counts"]) > samples:

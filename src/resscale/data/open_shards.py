@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from resscale.data.builtin import resolve
 from resscale.data.cache import ShardCache
 from resscale.data.cache_entry import CacheSource
 from resscale.data.index_cache import cached_manifest
 from resscale.data.locations import join, local_path, name_of, parent, shown
-from resscale.data.manifest import MANIFEST_NAME, PACKING_PATTERN, Manifest
+from resscale.data.manifest import MANIFEST_NAME, PACKING_PATTERN, Manifest, text_of
 from resscale.data.sequential import is_sequential, sequential_manifest
 from resscale.data.shard_patterns import expand_shards, is_pattern
 from resscale.errors import DataFormatError, UserInputError
@@ -127,7 +129,7 @@ def _manifest_at(location: str, cache: ShardCache | None) -> Manifest | None:
         raw = cache.whole(source)
         if raw is not None:
             try:
-                return Manifest.parse(raw, file)
+                return Manifest.parse(partial(text_of, raw), file)
             except DataFormatError:
                 # Damaged, there or here: what the server has now decides.
                 cache.drop(source)
