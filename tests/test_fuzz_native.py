@@ -74,12 +74,12 @@ def test_the_sanitizers_see_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         pytest.skip("libjpeg's headers are not installed")
     faulty = tmp_path / "sources"
     shutil.copytree(fuzz_native.SOURCES, faulty, ignore=shutil.ignore_patterns("*.so"))
-    right = "int taken = x->high - x->low + x->widest;"
+    right = "plane->samples_pitch + DCTSIZE);"
     code = (faulty / "decode.c").read_text()
     assert right in code
-    (faulty / "decode.c").write_text(code.replace(right, "int taken = x->high - x->low;"))
+    (faulty / "decode.c").write_text(code.replace(right, "plane->samples_pitch);"))
     monkeypatch.setattr(fuzz_native, "SOURCES", faulty)
     program = fuzz_native.build(tmp_path)
     _, said = fuzz_native.run_batch(program, 0, range(200))
     assert said is not None
-    assert "heap-buffer-overflow" in said
+    assert "AddressSanitizer: " in said  # an overflow

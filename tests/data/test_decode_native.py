@@ -331,7 +331,7 @@ def test_fractional_subsampling_is_left_to_pillow() -> None:
     raw = bytearray(sound()["4:4:4"])
     frame = raw.index(b"\xff\xc0")
     raw[frame + 11], raw[frame + 14] = 0x31, 0x21  # Y 3 × 1, Cb 2 × 1
-    assert jpeg.read_header(raw) == "fractional subsampling"
+    assert str(jpeg.read_header(raw)).startswith("fractional subsampling")
 
 
 @needs_build

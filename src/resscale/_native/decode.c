@@ -11,14 +11,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <jpeglib.h>
+#include <jpeglib.h> /* behind stdio.h */
+#include <jerror.h>  /* behind jpeglib.h */
 
-#include <jerror.h> /* behind jpeglib.h */
-
-enum { X, Y, PLANES = 3, BLOCKS = 16, MAX_SCANS = 100 };
+enum { X, Y, KINDS = 2, PLANES, BLOCKS = 14, MAX_SCANS = 100 }; /* kinds: light, colour */
 static const double MAX_PIXELS = 2.0 * 89478485; /* where Pillow gives up, too */
-/* Progressive files are kept whole: 2 bytes for each of 3 × MAX_PIXELS, and some. */
-static const long MAX_MEMORY = 1200L << 20;
+static const long MAX_MEMORY = 1200L << 20; /* progressive files are kept: 6 bytes for a pixel */
 
 struct work {
     struct jpeg_decompress_struct info;
@@ -27,12 +25,12 @@ struct work {
     jmp_buf escape;
     enum rs_status status;
     char *message;
-    void *blocks[BLOCKS]; /* what has been allocated */
     int num_blocks, planes;
-    struct rs_taps taps[2][PLANES];
+    void *blocks[BLOCKS]; /* what has been allocated */
+    struct rs_taps taps[2][KINDS];
     struct rs_plane plane[PLANES];
-    uint16_t *bands, *result[PLANES];
-    size_t pitch;
+    int height[KINDS], first_group; /* rows of a group; the first that is needed */
+    uint16_t *scratch, *result[PLANES];
 };
 
 static void fail(struct work *work, enum rs_status status, const char *message) {
@@ -66,7 +64,7 @@ static void *grab(struct work *work, size_t bytes) {
     void *block = NULL;
     if (work->num_blocks == BLOCKS || posix_memalign(&block, 64, bytes))
         fail(work, RS_NO_MEMORY, "out of memory");
-    return work->blocks[work->num_blocks++] = block;
+    return work->blocks[work->num_blocks++] = memset(block, 0, bytes);
 }
 
 static void begin(struct work *work, const uint8_t *data, size_t length) {
@@ -86,10 +84,13 @@ static void begin(struct work *work, const uint8_t *data, size_t length) {
     if (info->data_precision != 8 || (info->jpeg_color_space != JCS_YCbCr &&
                                       info->jpeg_color_space != JCS_GRAYSCALE))
         fail(work, RS_OTHER, "colours that Pillow converts");
+    const jpeg_component_info *part = info->comp_info;
     for (int c = 0; c < info->num_components; c++)
-        if (info->max_h_samp_factor % info->comp_info[c].h_samp_factor ||
-            info->max_v_samp_factor % info->comp_info[c].v_samp_factor)
-            fail(work, RS_OTHER, "fractional subsampling");
+        if (info->max_h_samp_factor % part[c].h_samp_factor ||
+            info->max_v_samp_factor % part[c].v_samp_factor ||
+            (c > 1 && part[c].h_samp_factor != part[1].h_samp_factor) ||
+            (c > 1 && part[c].v_samp_factor != part[1].v_samp_factor))
+            fail(work, RS_OTHER, "fractional subsampling, or another for each colour");
     if ((double)info->image_width * info->image_height > MAX_PIXELS)
         fail(work, RS_REFUSED, "more than 178956970 pixels: a decompression bomb?");
 }
@@ -115,12 +116,12 @@ enum rs_status rs_header(const uint8_t *data, size_t length, int size[2], char *
  * of the picture it shows; 0 where that is nothing. */
 static int aim(struct rs_axis *axis, int *place, const struct rs_box *box, int direction, int size,
                int side) {
-    double from = box->edges[direction], to = box->edges[direction + 2], scale = side / (to - from);
+    double from = box->edges[direction], to = box->edges[direction + 2];
     double low = fmax(from, 0), high = fmin(to, size);
     if (low >= high)
         return 0;
-    *place = (int)rint((low - from) * scale);
-    axis->outputs = (int)rint((high - from) * scale) - *place;
+    *place = (int)rint((low - from) / (to - from) * side); /* of any box, however narrow */
+    axis->outputs = (int)rint((high - from) / (to - from) * side) - *place;
     axis->start = low;
     axis->scale = (high - low) / axis->outputs;
     axis->low = box->cut ? (int)low : 0;
@@ -128,10 +129,10 @@ static int aim(struct rs_axis *axis, int *place, const struct rs_box *box, int d
     return axis->outputs > 0;
 }
 
-/* The taps of each plane on both axes, upsampling as libjpeg does it included. */
+/* The taps of each kind of plane on both axes, upsampling as libjpeg does it included. */
 static void choose_samples(struct work *work, const struct rs_axis axes[2]) {
     struct jpeg_decompress_struct *info = &work->info;
-    for (int c = 0; c < work->planes; c++) {
+    for (int c = 0; c < KINDS && c < work->planes; c++) {
         jpeg_component_info *part = &info->comp_info[c];
         struct rs_axis x = axes[X], y = axes[Y];
         x.ratio = info->max_h_samp_factor / part->h_samp_factor;
@@ -143,70 +144,87 @@ static void choose_samples(struct work *work, const struct rs_axis axes[2]) {
         y.smooth = y.ratio == 2 && (x.ratio == 1 || wide);
         rs_taps_fill(&work->taps[X][c], &x, grab(work, rs_taps_bytes(&x)));
         rs_taps_fill(&work->taps[Y][c], &y, grab(work, rs_taps_bytes(&y)));
+        work->height[c] = part->v_samp_factor * DCTSIZE;
+        int group = work->taps[Y][c].low / work->height[c];
+        work->first_group = c && work->first_group < group ? work->first_group : group;
     }
 }
 
-static int row_group(const struct work *work, int c) {
-    return work->info.comp_info[c].v_samp_factor * DCTSIZE;
-}
-
-/* How many groups of rows must have been read for a batch of outputs. */
-static int groups_for(const struct work *work, int first) {
-    int groups = 0;
-    for (int c = 0; c < work->planes; c++) {
-        const struct rs_taps *y = &work->taps[Y][c];
-        for (int o = first; o < first + RS_BATCH && o < y->outputs; o++) {
-            int needed = (y->first[o] + y->count[o] - 1) / row_group(work, c) + 1;
-            groups = needed > groups ? needed : groups;
-        }
+/* How many groups of rows must have been read for an output, where `groups` have been. */
+static int groups_for(const struct work *work, int output, int groups) {
+    for (int kind = 0; kind < KINDS && kind < work->planes; kind++) {
+        const struct rs_taps *y = &work->taps[Y][kind];
+        while (y->first[output] + y->count[output] > groups * work->height[kind])
+            groups++;
     }
     return groups;
 }
 
-/* Memory for as many rows of the planes as a batch needs at a time, and for its results. */
+/* Memory for a group of rows, for the resized rows that outputs wait for, and for one output. */
 static void allocate(struct work *work) {
+    size_t most = 0, pitch = rs_padded(work->taps[X][0].outputs, RS_BATCH), wide = sizeof(uint16_t);
     for (int c = 0; c < work->planes; c++) {
-        const struct rs_taps *x = &work->taps[X][c], *y = &work->taps[Y][c];
+        const struct rs_taps *x = &work->taps[X][c > 0], *y = &work->taps[Y][c > 0];
         struct rs_plane *plane = &work->plane[c];
-        plane->capacity = row_group(work, c); /* its rows are written in any order */
+        int height = work->height[c > 0];
+        plane->capacity = DCTSIZE;
         for (int o = 0, groups = 0; o < y->outputs; o++) {
-            int read = o % RS_BATCH ? 0 : groups_for(work, o);
-            groups = read > groups ? read : groups;
-            int held = groups * row_group(work, c) - y->first[o];
-            plane->capacity = held > plane->capacity ? held : plane->capacity;
+            groups = groups_for(work, o, groups);
+            while (plane->capacity < height || plane->capacity < groups * height - y->first[o])
+                plane->capacity *= 2;
         }
-        plane->pitch = (size_t)work->info.comp_info[c].width_in_blocks * DCTSIZE;
-        plane->samples = grab(work, (size_t)plane->capacity * plane->pitch);
-        int taken = x->high - x->low + x->widest; /* taps of no weight read past the end */
-        size_t wide = (size_t)(taken > x->outputs ? taken : x->outputs);
-        work->pitch = wide > work->pitch ? wide : work->pitch;
+        plane->pitch = pitch;
+        plane->rows = grab(work, (size_t)plane->capacity * pitch * wide);
+        work->result[c] = grab(work, pitch * wide);
+        plane->samples_pitch = (size_t)work->info.comp_info[c].width_in_blocks * DCTSIZE;
+        plane->samples = grab(work, (size_t)height * plane->samples_pitch + DCTSIZE);
+        size_t taken = rs_padded(x->high - x->low, DCTSIZE) + x->most;
+        most = taken > most ? taken : most;
     }
-    size_t bytes = RS_BATCH * work->pitch * sizeof(uint16_t);
-    work->bands = grab(work, bytes);
-    for (int c = 0; c < work->planes; c++)
-        work->result[c] = memset(grab(work, bytes), 0, bytes);
+    work->scratch = grab(work, (pitch + most) * RS_BATCH * wide);
 }
 
-/* Read one group of rows. What lies above the region is not transformed. */
+/* Resize what was read of the planes from `first` to `last`, all of one kind. */
+static void resize_group(struct work *work, int group, int first, int last) {
+    const struct rs_taps *x = &work->taps[X][first], *y = &work->taps[Y][first];
+    const uint8_t *from[2];
+    uint16_t *to[2];
+    int count = 0, height = work->height[first], rows = (last - first + 1) * height;
+    for (int i = 0; i < rows; i += DCTSIZE) {
+        const struct rs_plane *plane = &work->plane[first + i / height];
+        int number = group * height + i % height;
+        if (number + DCTSIZE > y->low && number < y->high) {
+            from[count] = plane->samples + (size_t)(i % height) * plane->samples_pitch;
+            to[count++] = rs_row(plane, number);
+        }
+        if (count == 2 || (count == 1 && i + DCTSIZE == rows)) {
+            from[1] = from[count - 1];
+            to[1] = to[count - 1];
+            rs_resize_rows(plane, x, from, work->scratch, to);
+            count = 0;
+        }
+    }
+}
+
+/* Read a group of rows. Where it lies above the region it is not transformed. */
 static void read_group(struct work *work, int group) {
     struct jpeg_decompress_struct *info = &work->info;
     JSAMPROW rows[PLANES][MAX_SAMP_FACTOR * DCTSIZE];
     JSAMPARRAY planes[PLANES] = {rows[0], rows[1], rows[2]};
-    int needed = FALSE;
-    for (int c = 0; c < work->planes; c++)
-        needed |= work->taps[Y][c].low < (group + 1) * row_group(work, c);
+    int needed = group >= work->first_group;
     for (int c = 0; c < work->planes; c++) {
-        const struct rs_plane *plane = &work->plane[c];
-        int height = row_group(work, c);
         info->comp_info[c].component_needed = needed;
-        for (int row = 0; row < height; row++)
-            rows[c][row] = plane->samples + rs_row(plane, group * height + row);
+        for (int row = 0; row < work->height[c > 0]; row++)
+            rows[c][row] = work->plane[c].samples + (size_t)row * work->plane[c].samples_pitch;
     }
     jpeg_read_raw_data(info, planes, (JDIMENSION)(info->max_v_samp_factor * DCTSIZE));
+    if (needed)
+        resize_group(work, group, 0, 0);
+    if (needed && work->planes == PLANES)
+        resize_group(work, group, 1, 2);
 }
 
-/* A file that was cut off has no end marker. What stands below the region is not decoded, so a cut
- * there would not be seen else. */
+/* A file that was cut off has no end marker; a cut below the region would not be seen else. */
 static void check_end(struct work *work, const uint8_t *data, size_t length) {
     const uint8_t *at = work->info.src->next_input_byte, *last = data + length - 1;
     if (work->info.unread_marker == JPEG_EOI || (last[-1] == 0xFF && last[0] == JPEG_EOI))
@@ -241,17 +259,14 @@ static void decode(struct work *work, const uint8_t *data, size_t length, const 
     for (int c = work->planes; c < info->num_components; c++)
         info->comp_info[c].component_needed = FALSE;
     jpeg_start_decompress(info);
-    for (int first = 0, group = 0; first < axes[Y].outputs; first += RS_BATCH) {
-        for (int groups = groups_for(work, first); group < groups; group++)
+    for (int row = 0, group = 0; row < axes[Y].outputs; row++) {
+        for (int groups = groups_for(work, row, group); group < groups; group++)
             read_group(work, group);
         for (int c = 0; c < work->planes; c++)
-            rs_resize_batch(&work->plane[c], &work->taps[X][c], &work->taps[Y][c], first,
-                            work->bands, work->result[c], work->pitch);
-        for (int row = 0; row < RS_BATCH && first + row < axes[Y].outputs; row++) {
-            size_t place = (size_t)(top + first + row) * (size_t)side + (size_t)left;
-            rs_store(work->result, (size_t)row * work->pitch, work->planes,
-                     out + place * (size_t)channels, (size_t)axes[X].outputs, (size_t)channels);
-        }
+            rs_blend_rows(&work->plane[c], &work->taps[Y][c > 0], row, work->result[c]);
+        size_t place = (size_t)(top + row) * (size_t)side + (size_t)left;
+        rs_store(work->result, work->planes, out + place * (size_t)channels,
+                 (size_t)axes[X].outputs, (size_t)channels);
     }
     if (!jpeg_has_multiple_scans(info)) /* else the file has been read to its end */
         check_end(work, data, length);

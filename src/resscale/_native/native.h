@@ -1,19 +1,16 @@
 /* What the parts of the native decoder share. Nothing here knows Python. */
-#ifndef RESSCALE_NATIVE_H
-#define RESSCALE_NATIVE_H
-
+#pragma once
 #include <stddef.h>
 #include <stdint.h>
 
 enum rs_status {
     RS_DONE = 0,
-    RS_OTHER,   /* not for this decoder, or damaged: let Pillow look; the message says why */
-    RS_REFUSED, /* a decompression bomb */
-    RS_NO_MEMORY
+    RS_OTHER, /* not for this decoder, or damaged: let Pillow look; the message says why */
+    RS_REFUSED, RS_NO_MEMORY /* a decompression bomb; we have too little */
 };
 
 /* Weights of 16 bits do not serve for more taps than RS_MAX_SHRINK leads to. */
-enum { RS_MESSAGE = 256, RS_BATCH = 8, RS_MAX_SIDE = 16384, RS_MAX_SHRINK = 64 };
+enum { RS_MESSAGE = 256, RS_BATCH = 16, RS_MAX_SIDE = 16384, RS_MAX_SHRINK = 64 };
 
 /* Width and height of a JPEG that rs_decode takes. */
 enum rs_status rs_header(const uint8_t *data, size_t length, int size[2], char *message);
@@ -32,44 +29,43 @@ enum rs_status rs_decode(const uint8_t *data, size_t length, const struct rs_box
 /* One axis of a picture: `outputs` pixels, of `scale` source pixels each, from `start` on. */
 struct rs_axis {
     double start, scale;
-    int low, high; /* the source pixels that take part: low <= pixel < high */
-    int outputs;
-    int ratio;   /* source pixels per sample of the plane */
-    int smooth;  /* libjpeg interpolates between such samples; else it repeats them */
-    int samples; /* of the plane */
+    int low, high;      /* the source pixels that take part: low <= pixel < high */
+    int outputs, ratio; /* source pixels per sample of the plane */
+    int samples, smooth; /* libjpeg interpolates between such samples; else it repeats them */
 };
 
 /* For each output, the samples it is made of; weights are 16-bit fractions that add up to one. */
 struct rs_taps {
-    int outputs, most;
-    int low, high; /* the samples that occur: low <= sample < high */
-    int widest;    /* the largest count */
+    int outputs, widest; /* the largest count */
+    int low, high;       /* the samples that occur: low <= sample < high */
     int *first, *count;
+    size_t most;
     uint16_t *weights; /* [outputs][most], zero from count on */
 };
 
 size_t rs_taps_bytes(const struct rs_axis *axis);
-void rs_taps_fill(struct rs_taps *taps, const struct rs_axis *axis, void *memory);
+void rs_taps_fill(struct rs_taps *taps, const struct rs_axis *axis, void *zeros);
+static inline size_t rs_padded(int n, size_t unit) { return ((size_t)n + unit - 1) / unit * unit; }
 
-/* The rows of a plane that are still needed. */
+/* One group of rows, as libjpeg gives them; and the rows still needed, resized, in 1/256. */
 struct rs_plane {
     uint8_t *samples;
-    size_t pitch;
-    int capacity; /* rows */
+    size_t samples_pitch, pitch;
+    uint16_t *rows;
+    int capacity; /* of rows, a power of two */
 };
 
-static inline size_t rs_row(const struct rs_plane *plane, int row) {
-    return (size_t)(row % plane->capacity) * plane->pitch;
+static inline uint16_t *rs_row(const struct rs_plane *plane, int row) {
+    return plane->rows + (size_t)(row & (plane->capacity - 1)) * plane->pitch;
 }
 
-/* RS_BATCH outputs of the vertical axis from `first` on (past the last one, that one again).
- * result[row * pitch + column] is in 1/256; bands is scratch of RS_BATCH * pitch, too; pitch covers
- * the samples that x takes of a row, and its outputs. */
-void rs_resize_batch(const struct rs_plane *plane, const struct rs_taps *x, const struct rs_taps *y,
-                     int first, uint16_t *bands, uint16_t *result, size_t pitch);
+/* Two blocks of 8 rows. scratch is for 16 rows of outputs, of x's samples and of x->most more. */
+void rs_resize_rows(const struct rs_plane *plane, const struct rs_taps *x,
+                    const uint8_t *const from[2], uint16_t *scratch, uint16_t *const to[2]);
 
-/* A row of pixels from its planes, one or three, which begin at planes[c] + from. */
-void rs_store(uint16_t *const *planes, size_t from, int num_planes, uint8_t *out, size_t width,
+/* One row of the result in one plane, in 1/256, as long as the plane's rows. */
+void rs_blend_rows(const struct rs_plane *plane, const struct rs_taps *y, int row, uint16_t *out);
+
+/* A row of pixels from its planes, one or three. */
+void rs_store(uint16_t *const *planes, int num_planes, uint8_t *out, size_t width,
               size_t channels);
-
-#endif

@@ -33,6 +33,8 @@ class PillowDecoder:
                 image = opened.convert(_MODES[self.channels])
         except UnidentifiedImageError as error:
             raise DecodeError("not an image that Pillow can read") from error
+        except MemoryError:  # says nothing of the file
+            raise
         # Pillow's plugins raise many kinds (SyntaxError, struct.error ...) on damaged files.
         except Exception as error:
             raise DecodeError(f"{type(error).__name__}: {error}") from error

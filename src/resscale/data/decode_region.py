@@ -49,13 +49,14 @@ def region_of(box: Box, width: int, height: int, size: int) -> Region:
         min(box.right, float(width)),
         min(box.bottom, float(height)),
     )
-    x, y = size / (box.right - box.left), size / (box.bottom - box.top)
+    # Divided first: `size` over the side of a very narrow box would be infinite.
+    wide, high = box.right - box.left, box.bottom - box.top
     return Region(
         Cut(*source) if isinstance(box, Cut) else source,
-        round((source.left - box.left) * x),
-        round((source.top - box.top) * y),
-        round((source.right - box.left) * x),
-        round((source.bottom - box.top) * y),
+        round((source.left - box.left) / wide * size),
+        round((source.top - box.top) / high * size),
+        round((source.right - box.left) / wide * size),
+        round((source.bottom - box.top) / high * size),
     )
 
 

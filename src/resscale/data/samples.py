@@ -19,6 +19,7 @@ from resscale.data.shard_index import IMAGE_EXTENSIONS, NO_LABEL, ShardIndex
 from resscale.data.store import ShardStore
 from resscale.errors import DataFormatError, UserInputError
 
+_KEPT_LOCATIONS = 65536
 _LOADED_AT_ONCE = 16
 
 
@@ -58,6 +59,7 @@ class ShardSamples:
         self.store = store or ShardStore()
         self._ends = np.cumsum(manifest.shard_sizes)
         self._indices = KeptIndices(index_bytes)
+        self._locations: dict[int, str] = {}
         renew_in_children(self)
 
     def __len__(self) -> int:
@@ -70,7 +72,7 @@ class ShardSamples:
             DataFormatError: the shard or its index is damaged.
         """
         shard, index, position = self._locate(sample)
-        location = self.manifest.shard_location(shard)
+        location = self._location(shard)
         source = self.source(shard) if self.store.is_remote(location) else None
         offset, size = int(index.offsets[position]), int(index.sizes[position])
         return self.store.read(location, offset, size, source), int(index.labels[position])
@@ -133,8 +135,18 @@ class ShardSamples:
             index = self._index(shard)
         return shard, index, sample - int(self._ends[shard] - len(index))
 
+    def _location(self, shard: int) -> str:
+        # Putting a path together takes as long as reading a small image.
+        location = self._locations.get(shard)
+        if location is None:
+            if len(self._locations) >= _KEPT_LOCATIONS:
+                self._locations.clear()
+            location = self._locations[shard] = self.manifest.shard_location(shard)
+        return location
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_indices": self._indices.most_bytes, "_loading": None}
+        gone = {"_indices": self._indices.most_bytes, "_locations": {}, "_loading": None}
+        return {**self.__dict__, **gone}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _indices=KeptIndices(state["_indices"]))

@@ -11,7 +11,7 @@ from typing import Any
 from resscale.data.cache import Fetched, ShardCache
 from resscale.data.cache_entry import CacheSource, boot_mark
 from resscale.data.fork_locks import renew_in_children
-from resscale.data.locations import local_path, shown
+from resscale.data.locations import is_local, local_path, shown
 from resscale.data.read_ahead import ReadAhead
 from resscale.data.remote import RemoteChangedError, read_all, read_range, reads_ranges, stat
 from resscale.data.remote_counts import WorkerCounts, count
@@ -164,7 +164,7 @@ class ShardStore:
 
     def is_remote(self, location: str) -> bool:
         """Return whether a location is read otherwise than a local file is."""
-        return local_path(location) is None or (self.cache_local and self.cache is not None)
+        return not is_local(location) or (self.cache_local and self.cache is not None)
 
     @property
     def read_ahead(self) -> ReadAhead:
