@@ -158,7 +158,8 @@ def bench_train(words: Sequence[str], arguments: argparse.Namespace) -> Measured
         found["both"].append(both.images_per_s)
         found["data_wait"].append(both.data_wait)
     rates = TrainRates(**{name: statistics.median(values) for name, values in found.items()})
-    head = f"{asked.what}, {readers} readers; medians of {arguments.rounds} rounds\n\n"
+    reading = "1 reader" if readers == 1 else f"{readers} readers"
+    head = f"{asked.what}, {reading}; medians of {arguments.rounds} rounds\n\n"
     return (
         head + render_train(rates),
         {"what": asked.what, "readers": readers, **asdict(rates), "verdict": judge(rates)},

@@ -5,8 +5,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from torch.autograd import DeviceType
 
 from resscale.cli import main
 from resscale.errors import UserInputError
@@ -95,12 +97,33 @@ def test_the_table_adds_up_and_sorts_by_the_gpus_time_where_there_is_some() -> N
     assert top_costs(on_cpu, steps=2).splitlines()[1].split() == ["read", "2.0", "4.000", "80.0%"]
 
 
-def test_marks_of_whole_steps_are_no_costs() -> None:
+def event(key: str, device: DeviceType, device_us: float, *, is_mark: bool = False) -> Any:
+    """An average of the profiler's."""
+    on_cpu = device == DeviceType.CPU
+    return SimpleNamespace(
+        key=key,
+        count=1,
+        device_type=device,
+        is_user_annotation=is_mark,
+        self_cpu_time_total=1500.0 if on_cpu else 0.0,
+        self_device_time_total=device_us,
+    )
+
+
+def test_a_gpus_time_is_counted_once() -> None:
     events = [
-        SimpleNamespace(key=key, count=1, self_cpu_time_total=1500.0, self_device_time_total=0.0)
-        for key in ("ProfilerStep*", "aten::add")
+        event("ProfilerStep*", DeviceType.CPU, 0.0, is_mark=True),
+        event("ProfilerStep*", DeviceType.CUDA, 9000.0, is_mark=True),
+        event("Optimizer.step#SGD.step", DeviceType.CUDA, 2000.0, is_mark=True),
+        # An operation, and the kernel that it launched.
+        event("aten::add", DeviceType.CPU, 2000.0),
+        event("add_kernel", DeviceType.CUDA, 2000.0),
     ]
-    assert costs_of(events) == [Cost("aten::add", 1, 1.5, 0.0)]
+    assert costs_of(events) == [
+        Cost("Optimizer.step#SGD.step", 1, 0.0, 0.0),
+        Cost("aten::add", 1, 1.5, 0.0),
+        Cost("add_kernel", 1, 0.0, 2.0),
+    ]
 
 
 def test_values_outside_their_range_are_refused() -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from resscale.errors import UserInputError
@@ -58,7 +59,7 @@ class Cost:
         name: of the profiler.
         calls: how often.
         cpu_ms: of the CPU in itself, without what it calls.
-        device_ms: of the GPU in itself.
+        device_ms: of the GPU, where this is a kernel.
     """
 
     name: str
@@ -210,6 +211,9 @@ class StepProfiler(Callback):
 def costs_of(averages: Iterable[Any]) -> Sequence[Cost]:
     """Return the costs of the profiler's averages, without the marks of whole steps.
 
+    A GPU's time is that of its kernels: the operations that launched them, and the marks that lie
+    around them, have it a second time.
+
     Args:
         averages: of `torch.profiler.profile.key_averages()`.
     """
@@ -218,11 +222,15 @@ def costs_of(averages: Iterable[Any]) -> Sequence[Cost]:
             event.key,
             event.count,
             event.self_cpu_time_total / 1000,
-            event.self_device_time_total / 1000,
+            event.self_device_time_total / 1000 if _is_kernel(event) else 0.0,
         )
         for event in averages
         if not event.key.startswith("ProfilerStep")
     ]
+
+
+def _is_kernel(event: Any) -> bool:
+    return event.device_type != DeviceType.CPU and not event.is_user_annotation
 
 
 def _shorten(name: str) -> str:
