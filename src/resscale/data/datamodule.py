@@ -179,8 +179,8 @@ class ShardDataModule(LightningDataModule):
 
     def samples(self, split: str) -> Samples:
         """Return the encoded samples of a split; for "predict" they may be plain image files."""
-        rank, world_size = self._ranks()
-        place = StreamPlace(rank, world_size, self.seed, self.samples_seen, self.shuffle != "none")
+        at, shuffles = place_of(self.trainer), self.shuffle != "none"
+        place = StreamPlace(at.rank, at.world_size, self.seed, self.samples_seen, shuffles)
         return self.splits.samples(split, self._workers(), place, self._num_classes)
 
     @property
@@ -242,7 +242,7 @@ class ShardDataModule(LightningDataModule):
     def steps_per_epoch(self) -> int:
         """Return the optimizer steps that training takes of each epoch."""
         limit = self.trainer.limit_train_batches if self.trainer is not None else None
-        accumulate = self.plan(self._ranks()[1]).accumulate
+        accumulate = self.plan(place_of(self.trainer).world_size).accumulate
         return steps_of_limited_epoch(self.order().num_steps, accumulate, limit)
 
     def check(self, splits: tuple[str, ...], num_classes: int, world_size: int) -> None:
@@ -277,12 +277,12 @@ class ShardDataModule(LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         """Build this rank's training loader; it begins behind `samples_seen`."""
-        loaders, plan = self._loaders(), self.plan(self._ranks()[1])
-        kept = 0
+        loaders, kept = self._loaders(), 0
+        plan = self.plan(loaders.place.world_size)
         if self.locations["val"] is not None:
             val = self.splits.shard_samples("val", loaders.workers)
             kept = self.caching.kept_bytes(val, loaders.place)
-        # Not this module's own `size_at`: a loader that holds its module ends with a cycle, late.
+        # Not `self.size_at`: in a cycle the loader would be collected late, its readers still there.
         size_at = self.train_sizes.at
         steps = TrainSteps(self.order(), plan, self.steps_per_epoch(), self.samples_seen, size_at)
         self._train_loader = loaders.train(
@@ -334,12 +334,9 @@ class ShardDataModule(LightningDataModule):
         )
 
     def _evaluation_loader(self, split: str) -> EvaluationLoader:
-        size = self.eval_batch_size or self.plan(self._ranks()[1]).micro_batch_size
-        return self._loaders().evaluation(self.samples(split), self.eval_crop, size)
-
-    def _ranks(self) -> tuple[int, int]:
-        place = place_of(self.trainer)
-        return place.rank, place.world_size
+        loaders = self._loaders()
+        size = self.eval_batch_size or self.plan(loaders.place.world_size).micro_batch_size
+        return loaders.evaluation(self.samples(split), self.eval_crop, size)
 
     def _workers(self) -> WorkerOptions:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
