@@ -282,7 +282,7 @@ class ShardDataModule(LightningDataModule):
         if self.locations["val"] is not None:
             val = self.splits.shard_samples("val", loaders.workers)
             kept = self.caching.kept_bytes(val, loaders.place)
-        # Not `self.size_at`: in a cycle the loader would be collected late, its readers still there.
+        # Not `self.size_at`: a loader in a cycle is collected late, and its readers stay so long.
         size_at = self.train_sizes.at
         steps = TrainSteps(self.order(), plan, self.steps_per_epoch(), self.samples_seen, size_at)
         self._train_loader = loaders.train(
