@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from resscale.errors import UserInputError
@@ -230,7 +229,8 @@ def costs_of(averages: Iterable[Any]) -> Sequence[Cost]:
 
 
 def _is_kernel(event: Any) -> bool:
-    return event.device_type != DeviceType.CPU and not event.is_user_annotation
+    is_mark = getattr(event, "is_user_annotation", False)
+    return event.device_type.name != "CPU" and not is_mark
 
 
 def _shorten(name: str) -> str:
