@@ -122,8 +122,10 @@ class TrainCli(LightningCLI):
         parser.add_argument(
             "--profile",
             type=bool | ProfileConfig,
+            nargs="?",
+            const=True,
             default=False,
-            help="Record steps into <run_dir>/profile/: true, or profile.steps and so on.",
+            help="Record steps into <run_dir>/profile/; with options: profile.steps and so on.",
         )
         if self.stage == "predict":
             parser.add_argument("--output", type=str, default="predictions.csv", help="File.")

@@ -63,10 +63,11 @@ def test_the_steps_asked_for_are_in_a_trace_and_a_table(
     assert float(row[1]) == convolutions / 2
 
 
-def test_true_is_enough_and_a_run_that_is_too_short_says_so(
-    fit: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("words", [("--profile",), ("--profile", "true")])
+def test_the_word_is_enough_and_a_run_that_is_too_short_says_so(
+    fit: Callable[..., Path], capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
 ) -> None:
-    folder = fit("--profile", "true")
+    folder = fit(*words)
     assert not folder.exists()
     assert "--profile: training ended before its step 11" in capsys.readouterr().out
 
