@@ -35,6 +35,11 @@ COMMANDS = {
         "find what would end a run or slow it down, before it starts",
         "resscale.cli_doctor:run_doctor",
     ),
+    "plan": (
+        "memory, images/s, hours and cost of a run, before it is queued",
+        "resscale.cli_plan:run_plan",
+    ),
+    "bench": ("measure this machine, and say what bounds it", "resscale.cli_bench:run_bench"),
     "pack": ("turn a data set into WebDataset shards", "resscale.cli_data:run_pack"),
     "index": ("make or verify the manifest of existing shards", "resscale.cli_data:run_index"),
     "inspect": ("look at shards: counts, sizes, faults, pictures", "resscale.cli_data:run_inspect"),

@@ -48,6 +48,7 @@ def start_lines(
         f"{order.num_samples:,} training samples = {steps}{left}",
         *describe_repeats(order),
         *describe_sizes(data.train_sizes, max_epochs),
+        *model.augment.describe(),
         *decoder_lines(data),
         *shuffle_lines(data, world_size),
     ]
