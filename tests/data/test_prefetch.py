@@ -21,9 +21,9 @@ from resscale.data.dataset import BatchRequest
 from resscale.data.manifest import Manifest, sha256_of
 from resscale.data.order import EpochOrder
 from resscale.data.permutation import Int64
-from resscale.data.repeats import RepeatedOrder, TrainOrder
 from resscale.data.prefetch import Ahead, FixedCourse, ListCourse, Prefetcher, TrainCourse
 from resscale.data.remote_options import RemoteOptions
+from resscale.data.repeats import RepeatedOrder, TrainOrder
 from resscale.data.samples import ShardSamples
 from resscale.data.shard_table import ShardInfo
 from resscale.data.store import ShardStore
