@@ -6,6 +6,7 @@
 Computed from published rates, not measured. A recipe keeps its own global batch wherever each GPU
 then has a whole micro-batch. On more GPUs the batch grows to one micro-batch for each, and the cell
 names it: that is another training, whose learning rate and accuracy are not those of the recipe.
+Where a micro-batch does not fit a GPU's memory, the largest that does is taken, and named.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from resscale.cli_plan_config import read_config
 from resscale.errors import UserInputError
 from resscale.report.plan import Plan, build_plan
 from resscale.report.plan_gpus import find_gpu
+from resscale.report.plan_memory import fitting_micro_batches
 from resscale.report.plan_network import parse_network
 from resscale.report.plan_request import Machines, Training
 
@@ -60,6 +62,21 @@ def fitted(training: Training, num_ranks: int) -> Training:
     return replace(training, global_batch_size=micro * num_ranks, micro_batch_size=micro)
 
 
+def plan_that_fits(training: Training, machines: Machines) -> Plan:
+    """Return a plan with the recipe's micro-batch, or the largest that a GPU's memory holds.
+
+    Args:
+        training: a recipe for these machines.
+        machines: the GPUs.
+    """
+    plan = build_plan(training, machines)
+    if plan.memory.fits or not plan.memory.largest_micro_batch:
+        return plan
+    share = training.global_batch_size // machines.num_ranks
+    micro = fitting_micro_batches(share, plan.memory.largest_micro_batch)[0]
+    return build_plan(replace(training, micro_batch_size=micro), machines)
+
+
 def cell(plan: Plan, recipe: Training) -> str:
     """Return hours and GPU-hours, with what differs from the recipe.
 
@@ -69,12 +86,14 @@ def cell(plan: Plan, recipe: Training) -> str:
     """
     text = f"{plan.hours:.1f} h / {plan.gpu_hours:,.0f}"
     if plan.hours < 1:
-        text = f"{plan.hours * 60:.0f} min / {plan.gpu_hours:,.0f}"
+        text = f"{plan.hours * 60:.2g} min / {plan.gpu_hours:,.0f}"
     if plan.training.global_batch_size != recipe.global_batch_size:
         text += f", batch {plan.training.global_batch_size:,}"
+    elif plan.batches.micro_batch_size < (recipe.micro_batch_size or 0):
+        text += f", passes of {plan.batches.micro_batch_size}"
     if plan.phases[0].step.is_host_bound:
         text += " *"
-    return text if plan.memory.fits else f"does not fit: {plan.memory.largest_micro_batch} images"
+    return text if plan.memory.fits else "not one image fits"
 
 
 def recipe_row(path: Path) -> str:
@@ -87,7 +106,7 @@ def recipe_row(path: Path) -> str:
     cells = []
     for cluster in CLUSTERS:
         training = fitted(recipe, cluster.machines.num_ranks)
-        cells.append(cell(build_plan(training, cluster.machines), recipe))
+        cells.append(cell(plan_that_fits(training, cluster.machines), recipe))
     epochs = len(recipe.sizes)
     return f"| {path.stem} | {epochs} | {recipe.global_batch_size:,} | {' | '.join(cells)} |"
 

@@ -1,4 +1,4 @@
-"""`benchmarks/plan_published.py`, `plan_rates.py`, `plan_table.py`, `plan_memory.py`: what they say."""
+"""The benchmarks of `resscale plan`: published scaling, rates of nets, the table, memory."""
 
 from dataclasses import replace
 

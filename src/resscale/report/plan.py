@@ -5,10 +5,11 @@ Computed from shapes, published rates and a few constants; no GPU and no data ar
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
-from functools import partial
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -94,9 +95,38 @@ def build_plan(training: Training, machines: Machines, known: Known | None = Non
     )
 
 
-def _build(training: Training) -> nn.Module:
-    return create_model(
-        training.model, training.num_classes, training.in_channels, **training.model_options
+@dataclass(frozen=True)
+class _Net:
+    """What names a net: what is computed of it is kept for further plans of this process."""
+
+    model: str
+    num_classes: int
+    in_channels: int
+    options: tuple[tuple[str, Any], ...]
+
+    def build(self) -> nn.Module:
+        return create_model(self.model, self.num_classes, self.in_channels, **dict(self.options))
+
+
+def _net_of(training: Training) -> _Net:
+    options = tuple(sorted(training.model_options.items()))
+    return _Net(training.model, training.num_classes, training.in_channels, options)
+
+
+@functools.cache
+def _cost(net: _Net, size: int) -> ImageCost:
+    on_meta = create_on_meta(net.model, net.num_classes, net.in_channels, **dict(net.options))
+    # In 16 bits whatever the precision: published rates are carried over by one measure.
+    saved = saved_for_backward(net.build, size, dtype=torch.bfloat16, channels=net.in_channels)
+    return ImageCost(count_macs(on_meta, size, net.in_channels), saved.per_image)
+
+
+@functools.cache
+def _step_memory(
+    net: _Net, size: int, dtype: torch.dtype | None, gradients_stay: bool
+) -> StepMemory:
+    return step_memory(
+        net.build, size, dtype=dtype, channels=net.in_channels, gradients_stay=gradients_stay
     )
 
 
@@ -114,7 +144,7 @@ def _phases(
     cluster: Cluster,
     batches: BatchPlan,
 ) -> tuple[Phase, ...]:
-    costs = {size: _cost(training, net, size) for size in set(training.sizes)}
+    costs = {size: _cost(_net_of(training), size) for size in set(training.sizes)}
     largest = costs[max(costs)]
     phases = []
     for size, epochs in Counter(training.sizes).items():
@@ -127,17 +157,6 @@ def _phases(
         mfu = compute_mfu(flops, step.total, machines.gpu.peak_flops_per_s)
         phases.append(Phase(size, epochs, cost.macs, rate, step, images_per_s, mfu))
     return tuple(phases)
-
-
-def _cost(training: Training, net: ResNet, size: int) -> ImageCost:
-    # In 16 bits whatever the precision: published rates are carried over by one measure.
-    saved = saved_for_backward(
-        partial(_build, training),
-        size,
-        dtype=torch.bfloat16,
-        channels=training.in_channels,
-    )
-    return ImageCost(count_macs(net, size, training.in_channels), saved.per_image)
 
 
 def _rate(
@@ -185,13 +204,8 @@ def _memory(training: Training, machines: Machines, net: ResNet, batches: BatchP
         release_gathered=training.release_gathered,
         state_values=training.state_values,
     )
-    step: StepMemory = step_memory(
-        partial(_build, training),
-        max(training.sizes),
-        dtype=training.dtype,
-        channels=training.in_channels,
-        gradients_stay=machines.num_ranks > 1 or batches.accumulate > 1,
-    )
+    stay = machines.num_ranks > 1 or batches.accumulate > 1
+    step = _step_memory(_net_of(training), max(training.sizes), training.dtype, stay)
     weight_bytes = sum(p.numel() * p.element_size() for p in net.parameters())
     return plan_memory(
         states,
