@@ -17,10 +17,12 @@ import pytest
 
 import resscale
 from resscale import (
+    cli_bench,
     cli_data_arguments,
     cli_doctor,
     cli_export,
     cli_models,
+    cli_plan,
     cli_report,
     cli_runs,
     cli_submit_arguments,
@@ -51,6 +53,7 @@ PARSERS = {
     "runs": cli_runs.runs_parser,
     "doctor": cli_doctor.doctor_parser,
 }
+WITH_TRAINING = {"plan": cli_plan.plan_parser, "bench": cli_bench.bench_parser}
 
 
 def section(text: str, title: str) -> str:
@@ -110,6 +113,11 @@ def test_every_command_that_is_shown_parses(words: list[str]) -> None:
     if name in PARSERS:
         PARSERS[name]().parse_args(arguments)
         return
+    if name in WITH_TRAINING:
+        # What is not the command's own is `fit`'s.
+        own, rest = WITH_TRAINING[name]().parse_known_args(arguments)
+        configs = [word for config in own.config for word in ("--config", config)]
+        name, arguments = "fit", [*configs, *rest]
     if name == "submit":
         # What is not the job's is `fit`'s.
         split = cli_submit_arguments.split_arguments(arguments)
