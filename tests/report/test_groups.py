@@ -166,6 +166,14 @@ def test_lists_are_told_as_they_stand_in_the_configuration(made: Made) -> None:
     assert difference.values == ("not set", "[10, 15.5]")
 
 
+def test_a_signed_address_is_told_without_its_signature(made: Made) -> None:
+    signed = {"data.train": "https://user:pw@host/train?X-Amz-Signature=secret"}
+    groups = group_runs([made("a"), made("b", options=signed)])
+    (difference,) = differences(groups)
+    assert difference.values == ("shards/train", "https://host/train")
+    assert "secret" not in "".join(group.name for group in groups)
+
+
 def test_runs_of_one_label_that_differ_show_both_values(made: Made) -> None:
     elsewhere = {"data.train": "elsewhere/train"}
     runs = [made("a", label="x"), made("b", label="x", options=elsewhere), made("c", label="y")]

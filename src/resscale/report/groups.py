@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from resscale.data.locations import without_secrets
 from resscale.errors import UserInputError
 from resscale.report.metrics import CurveName
 from resscale.report.runs import Config, Run
@@ -238,4 +239,5 @@ def _text(value: object) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):
         return f"[{', '.join(_text(entry) for entry in value)}]"
-    return str(value)
+    # Addresses of shards may be signed; a report is passed on.
+    return without_secrets(str(value))
