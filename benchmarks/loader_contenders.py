@@ -24,7 +24,7 @@ class Contender:
         name: for the command line.
         label: for the table.
         env: its environment of make_peers.py; "ours" is this interpreter's.
-        data: "originals", "side500" or "side320".
+        data: "originals", "side500", "side320" or "side320q95".
         script: below peers/, with the arguments in front of the place.
         place: what it reads, below the data folder.
         more: arguments behind the place; `{images}` is their number.
@@ -129,6 +129,7 @@ PEERS = (
     _torch("webdataset", "webdataset + PIL", "shards/side320/train", data="side320"),
     _dali("shards", "side320", "shards/side320/train"),
     _ours("native", "side320"),
+    _ours("native", "side320q95"),
     _ours("nvimgcodec", "side320"),
 )
 WORKERS = (

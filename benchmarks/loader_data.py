@@ -6,7 +6,8 @@
 What is there is kept. A format whose library is not there is skipped, with the reason.
 
     DATA/originals, DATA/side500    pictures in class folders (benchmarks/photos.py)
-    DATA/shards/<set>/train         our shards; side320 are the originals packed with --resize 320
+    DATA/shards/<set>/train         our shards; side320 are the originals packed with --resize 320,
+                                    side320q95 with --quality 95 as well
     DATA/ffcv, DATA/litdata, DATA/mds
 """
 
@@ -65,6 +66,7 @@ STEPS = (
     _pack("originals", "originals", "--quiet"),
     _pack("side500", "side500", "--quiet"),
     _pack("originals", "side320", "--resize", "320", "--quiet"),
+    _pack("originals", "side320q95", "--resize", "320", "--quality", "95", "--quiet"),
     Step("shards/originals/train/.dali", "dali", ("{here}/peers/dali_index.py", "{made}")),
     Step("shards/side320/train/.dali", "dali", ("{here}/peers/dali_index.py", "{made}")),
     _ffcv("originals"),

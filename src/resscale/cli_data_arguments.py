@@ -120,7 +120,7 @@ def _add_source(sources: argparse._SubParsersAction[Parser], kind: str, text: st
         add(
             "--resize", type=_positive, metavar="PIXELS", help="bring the shorter side down to this"
         )
-        add("--quality", type=int, default=95, help="JPEG quality of resized images (%(default)s)")
+        add("--quality", type=int, default=90, help="JPEG quality of resized images (%(default)s)")
         add(
             "--check",
             choices=("full", "header", "none"),

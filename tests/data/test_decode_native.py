@@ -341,6 +341,14 @@ def test_a_jpeg_of_the_largest_side_is_decoded() -> None:
     assert (decoded(NativeDecoder(), raw, Fixed(50, Cut(0, 0, 65500, 1))) == 200).all()
 
 
+@needs_build
+def test_the_narrowest_box_there_is_shows_the_pixel_it_lies_in() -> None:
+    raw = encoded(Image.new("L", (40, 30), 200))
+    box = Box(0.0, 0.0, 5e-324, 5e-324)  # 16 / 5e-324 is infinite
+    assert (by_itself(raw, box, 16) == 200).all()
+    assert (decoded(PillowDecoder(), raw, Fixed(16, box)) == 200).all()
+
+
 # What it is given
 
 

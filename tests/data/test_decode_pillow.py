@@ -177,3 +177,12 @@ def test_a_damaged_png_is_an_error() -> None:
     raw[5000:5010] = bytes(10)
     with pytest.raises(DecodeError):
         decoded(bytes(raw), CenterCrop(8, 8))
+
+
+def test_too_little_memory_is_no_fault_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(MemoryError):
+        PillowDecoder().decode(b"", CenterCrop(8, 8), np.empty(0), np.empty((8, 8, 3), np.uint8))

@@ -106,6 +106,13 @@ def test_quality_changes_what_is_encoded_anew() -> None:
     assert len(small) < len(large)
 
 
+def test_resized_jpegs_have_huffman_tables_of_their_own() -> None:
+    _, stored = prepare_image(PHOTO.read_bytes(), ImageRules(resize=200, quality=90))
+    same, plain = Image.open(io.BytesIO(stored)), io.BytesIO()
+    same.save(plain, "JPEG", quality="keep")  # the same coefficients in the standard's tables
+    assert len(stored) < len(plain.getvalue())
+
+
 @pytest.mark.parametrize("rules", [FULL, ImageRules(check="header"), ImageRules("header", 600)])
 @pytest.mark.parametrize("cut", [2, 40, 1000, 100_000])
 def test_truncated_jpeg_is_found_unless_it_is_trusted(cut: int, rules: ImageRules) -> None:

@@ -82,7 +82,7 @@ def test_tasks_cover_the_limit_and_skip_what_is_done() -> None:
         {"samples_per_shard": 9},
         {"shard_mb": 1.0},
         {"resize": 4},
-        {"quality": 90},
+        {"quality": 80},
         {"format": "png"},
         {"check": "none"},
         {"seed": 1},

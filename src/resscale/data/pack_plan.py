@@ -47,7 +47,7 @@ class PackOptions:
     samples_per_shard: int = 1000
     shard_mb: float = 256.0
     resize: int | None = None
-    quality: int = 95
+    quality: int = 90
     format: str = JPEG
     check: str = "full"
     seed: int = 0

@@ -129,7 +129,7 @@ class ShardSamples:
     def _locate(self, sample: int) -> tuple[int, ShardIndex, int]:
         if not 0 <= sample < len(self):
             raise IndexError(f"sample {sample} is outside 0 to {len(self) - 1}")
-        shard = int(np.searchsorted(self._ends, sample, side="right"))
+        shard = int(self._ends.searchsorted(sample, side="right"))
         index = self._indices.get(shard)
         if index is None:
             index = self._index(shard)
