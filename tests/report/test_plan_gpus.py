@@ -3,7 +3,7 @@
 import pytest
 
 from resscale.errors import UserInputError
-from resscale.report.plan_gpus import GPUS, LINKS, find_gpu, find_link
+from resscale.report.plan_gpus import GPUS, LINKS, Gpu, find_gpu, find_link
 
 
 @pytest.mark.parametrize(
@@ -37,12 +37,9 @@ def test_an_unknown_link_is_refused_with_the_nearest_one() -> None:
 
 
 @pytest.mark.parametrize("gpu", GPUS.values(), ids=GPUS)
-def test_every_gpu_has_a_peak_a_link_and_a_rate_or_one_to_scale(gpu: object) -> None:
-    assert gpu == GPUS[gpu.name]  # type: ignore[attr-defined]
-    found = GPUS[gpu.name]  # type: ignore[attr-defined]
-    assert found.peak_flops_per_s > 1e13
-    assert found.link in LINKS
-    rates = (found.images_per_s, found.images_per_s_fp32)
-    assert (None in rates) == (found.like is not None)
-    if found.like is not None:
-        assert GPUS[found.like].images_per_s is not None
+def test_every_gpu_has_a_peak_a_link_and_a_rate_or_one_to_scale(gpu: Gpu) -> None:
+    assert gpu.peak_flops_per_s > 1e13
+    assert gpu.link in LINKS
+    assert (None in (gpu.images_per_s, gpu.images_per_s_fp32)) == (gpu.like is not None)
+    if gpu.like is not None:
+        assert GPUS[gpu.like].images_per_s is not None
