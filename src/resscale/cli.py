@@ -68,6 +68,7 @@ options (all may also stand in the YAML file, without the dashes):
   --trainer.strategy S    auto, ddp, deepspeed_1, deepspeed_2 or deepspeed_3
   --trainer.precision P   32-true, bf16-mixed or 16-mixed
   --ema.decay D           also average the weights, such as by 0.9999
+  --profile               record some steps: a trace, and a table of what costs most
   --hang_timeout_s S      end a run whose ranks stand still for so long (default: 1800)
   --print_config          show the configuration that results, and stop
   --help_all              every option there is (takes some seconds)

@@ -31,6 +31,7 @@ from resscale.cluster.environment import RUN_DIR_VARIABLE
 from resscale.data.batching import plan_batches
 from resscale.data.datamodule import ShardDataModule
 from resscale.data.loader import TrainLoader
+from resscale.data.locations import shown
 from resscale.errors import UserInputError
 from resscale.training.compiling import compile_network
 from resscale.training.precision import autocast_dtype, precision_name
@@ -125,7 +126,7 @@ def bench_loader(words: Sequence[str], arguments: argparse.Namespace) -> Measure
     rates = summarise(rounds)
     kind = asked.data.worker_options(max(counts), on_gpu=False).kind
     head = (
-        f"{asked.data.locations['train']}, {asked.data.train_crop.size} pixels, batches of "
+        f"{shown(str(asked.data.locations['train']))}, {asked.data.train_crop.size} pixels, batches of "
         f"{asked.rows}, decoder {asked.data.decoder_name}, {cpus} CPUs; medians of "
         f"{arguments.rounds} rounds\n\n"
     )
