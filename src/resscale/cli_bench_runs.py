@@ -126,8 +126,8 @@ def bench_loader(words: Sequence[str], arguments: argparse.Namespace) -> Measure
     rates = summarise(rounds)
     kind = asked.data.worker_options(max(counts), on_gpu=False).kind
     head = (
-        f"{shown(str(asked.data.locations['train']))}, {asked.data.train_crop.size} pixels, batches of "
-        f"{asked.rows}, decoder {asked.data.decoder_name}, {cpus} CPUs; medians of "
+        f"{shown(str(asked.data.locations['train']))}, {asked.data.train_crop.size} pixels, "
+        f"batches of {asked.rows}, decoder {asked.data.decoder_name}, {cpus} CPUs; medians of "
         f"{arguments.rounds} rounds\n\n"
     )
     values = {"decoder": asked.data.decoder_name, "kind": kind, "cpus": cpus, "rows": asked.rows}
