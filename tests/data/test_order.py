@@ -78,6 +78,24 @@ def test_a_slice_is_cut_out_of_the_global_batch(order: EpochOrder, data: st.Data
         assert part.tolist() == order.global_batch(step).tolist()[start:stop]
 
 
+@given(orders(), st.data())
+def test_steps_that_are_evaluated_together_are_the_same(
+    order: EpochOrder, data: st.DataObject
+) -> None:
+    first = data.draw(st.integers(0, order.num_steps))
+    last = data.draw(st.integers(first, order.num_steps))
+    start = data.draw(st.integers(0, order.global_batch_size))
+    stop = data.draw(st.integers(start, order.global_batch_size))
+    found = order.batch_slices(range(first, last), start, stop)
+    assert found.shape == (last - first, stop - start)
+    assert found.dtype == np.int64
+    assert found.flags.c_contiguous
+    expected = [order.batch_slice(step, start, stop).tolist() for step in range(first, last)]
+    assert found.tolist() == expected
+    with pytest.raises(UserInputError, match="outside this epoch"):
+        order.batch_slices(range(first, order.num_steps + 1), start, stop)
+
+
 @given(orders())
 def test_steps_are_the_same_in_whatever_sequence_they_are_asked_for(order: EpochOrder) -> None:
     again = order.at_epoch(order.epoch)

@@ -19,6 +19,7 @@ from resscale.data.repeats import (
     copies_of_rank,
     describe_repeats,
     distinct_order,
+    rank_batches,
 )
 from resscale.errors import UserInputError
 
@@ -147,6 +148,29 @@ def test_a_step_outside_the_epoch_and_a_rank_that_is_none_are_refused() -> None:
         order.rank_batch(0, 0, 3)
     with pytest.raises(UserInputError, match=r"rank=2 is outside 0 to world_size - 1 = 1"):
         order.rank_copies(2, 2)
+
+
+@settings(max_examples=60)
+@given(repeated(), st.integers(0, 9), st.data())
+def test_a_ranks_batches_are_those_of_the_steps(
+    order: RepeatedOrder, epoch: int, data: st.DataObject
+) -> None:
+    for now in (order.at_epoch(epoch), order.distinct.at_epoch(epoch)):
+        first = data.draw(st.integers(0, now.num_steps))
+        world_size = now.partitions
+        for rank in range(world_size):
+            found = [share.tolist() for share in rank_batches(now, first, rank, world_size)]
+            steps = range(first, now.num_steps)
+            assert found == [now.rank_batch(step, rank, world_size).tolist() for step in steps]
+
+
+def test_a_ranks_batches_reach_over_what_is_evaluated_at_once() -> None:
+    # 2,500 steps of 2 ids a rank: 2,048 of them make up the 4,096 ids that are evaluated at once.
+    order = EpochOrder([5000, 5000], global_batch_size=4, window=3000)
+    found = np.concatenate(list(rank_batches(order, 0, 1, 2)))
+    expected = [order.rank_batch(step, 1, 2) for step in range(order.num_steps)]
+    assert len(found) == 5000
+    assert found.tolist() == np.concatenate(expected).tolist()
 
 
 def test_without_repeats_the_order_is_the_epoch_order() -> None:

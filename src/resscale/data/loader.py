@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from resscale.data.batching import BatchPlan, evaluation_slices
 from resscale.data.dataset import Batch, BatchRequest, ShardDataset
 from resscale.data.reader_choice import WorkerKind
-from resscale.data.repeats import TrainOrder, copies_of_rank
+from resscale.data.repeats import TrainOrder, copies_of_rank, rank_batches
 from resscale.data.thread_reader import ThreadReader
 from resscale.data.worker_stacks import offer_stack
 from resscale.errors import ResscaleError
@@ -145,10 +145,10 @@ class _Requests:
         order = self.owner.order.at_epoch(epoch)
         side = 0 if self.owner.size_at is None else self.owner.size_at(epoch)
         copies = copies_of_rank(order, rank, plan.world_size)
-        for step in range(first_step, order.num_steps):
+        shares = rank_batches(order, first_step, rank, plan.world_size)
+        for step, share in enumerate(shares, first_step):
             if self.owner.before_step is not None:
                 self.owner.before_step(epoch, step)
-            share = order.rank_batch(step, rank, plan.world_size)
             for start in range(0, len(share), plan.micro_batch_size):
                 part = slice(start, start + plan.micro_batch_size)
                 of = None if copies is None else copies[part]

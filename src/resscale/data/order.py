@@ -102,14 +102,24 @@ class EpochOrder:
 
         Only the partitions that the slice touches are evaluated.
         """
-        check_step(step, self.num_steps, self.num_samples, self.global_batch_size)
-        if start >= stop:
-            return np.empty(0, dtype=np.int64)
+        return self.batch_slices(range(step, step + 1), start, stop)[0]
+
+    def batch_slices(self, steps: range, start: int, stop: int) -> Int64:
+        """Return `batch_slice` of neighbouring steps: int64 array (len(steps), stop - start).
+
+        For small batches a fraction of the cost of one step after the other.
+        """
+        for step in (*steps[:1], *steps[-1:]):
+            check_step(step, self.num_steps, self.num_samples, self.global_batch_size)
+        if start >= stop or not steps:
+            return np.empty((len(steps), max(0, stop - start)), dtype=np.int64)
         share = self.global_batch_size // self.partitions
         slots = np.arange(start, stop, dtype=np.int64)
         first, last = start // share, -(-stop // share)
-        group = slots // share - first
-        positions = slots % share + step * share
+        # All steps of a slot are neighbours, so that those of a partition are.
+        group = (slots // share - first).repeat(len(steps))
+        passed = np.arange(steps.start, steps.stop, dtype=np.int64) * share
+        positions = (slots[:, None] % share + passed).ravel()
         cuts = self.partition_bounds(first, last)
         stream = self.stream(first, last)
         keys = mix_keys(self.seed, _SAMPLES, self.epoch, np.arange(first, last))
@@ -117,7 +127,8 @@ class EpochOrder:
             positions = permute_each(positions, np.diff(cuts), keys, group)
         elif self.shuffle == "window":
             positions = _permute_in_windows(positions, np.diff(cuts), keys, group, self.window)
-        return stream.ids(cuts[group] + positions)
+        ids = stream.ids(cuts[group] + positions)
+        return np.ascontiguousarray(ids.reshape(len(slots), len(steps)).T)
 
     def partition_bounds(self, first: int = 0, last: int | None = None) -> Int64:
         """Return where partitions `first` up to `last` begin, and the end of the last one.
