@@ -272,7 +272,8 @@ class FakeTrainer:
     """What `configure_optimizers` asks of a trainer: 90 epochs of 100 steps."""
 
     estimated_stepping_batches = 9000
-    max_epochs = 90
+    num_training_batches = 400
+    accumulate_grad_batches = 4
 
 
 @pytest.fixture
@@ -289,6 +290,16 @@ def rate_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[ScheduleConfig, int], 
         return base * scheduler.lr_lambdas[0](step)
 
     return rate
+
+
+def test_a_run_cut_short_by_max_steps_keeps_the_length_of_epochs(
+    rate_at: Callable[[ScheduleConfig, int], float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeTrainer, "estimated_stepping_batches", 800)
+    schedule = ScheduleConfig("cosine", warmup_epochs=5)
+    # 5 × 100 steps of warm-up, however few steps there are in all.
+    assert rate_at(schedule, 250 - 1) == pytest.approx(0.2)
+    assert rate_at(schedule, 500 + 150) == pytest.approx(0.2)  # half of the 300 left
 
 
 def test_the_schedule_counts_steps_of_the_whole_run(

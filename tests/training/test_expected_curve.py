@@ -7,7 +7,7 @@ import pytest
 
 from resscale.cli import main
 from resscale.errors import UserInputError
-from resscale.training.expected_curve import ExpectedCurve, shortfall
+from resscale.training.expected_curve import ExpectedCurve, newest_evaluations, shortfall
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
@@ -96,3 +96,37 @@ def test_a_run_on_its_curve_says_nothing(
     off, _ = fit(tmp_path, "--expected.top1", "{1: 0.01, 3: 0.02}")
     assert off == []
     assert "off the curve" not in capsys.readouterr().err
+
+
+def test_a_run_s_saved_configuration_is_read_again(tmp_path: Path) -> None:
+    _, run = fit(tmp_path, "--expected.top1", "{1: 0.01, 2.5: 0.02}")
+    assert main(["validate", "--run_dir", str(run), "--ckpt_path", "best"]) == 0
+
+
+def test_keys_that_have_been_json_are_numbers_again() -> None:
+    assert ExpectedCurve({"30": 0.5, "60": "0.7"}).at(45) == pytest.approx(0.6)  # type: ignore[dict-item]
+
+
+def test_what_is_no_number_is_refused() -> None:
+    with pytest.raises(UserInputError, match=r"expected\.top1 has 'last', which is no number"):
+        ExpectedCurve({"last": 0.5})  # type: ignore[dict-item]
+
+
+def test_the_newest_evaluations_are_read_from_the_table(tmp_path: Path) -> None:
+    table = tmp_path / "metrics.csv"
+    assert newest_evaluations(table) == []
+    table.write_text(
+        "epoch,step,train/loss,val/top1,val/ema_top1\n"
+        "0,2,1.0,,\n0,4,,0.1,\n1,8,,0.2,0.3\n2,12,,0.4,0.3\n3,16,,0.5,\n"
+    )
+    assert newest_evaluations(table) == [(8, 0.3), (12, 0.4), (16, 0.5)]
+
+
+def test_a_resumed_run_that_was_off_its_curve_is_not_told_again(tmp_path: Path) -> None:
+    curve = ("--expected.top1", "{1: 0.99, 9: 0.999}")
+    off, run = fit(tmp_path, *curve)
+    assert len(off) == 1
+    again = ["fit", "--run_dir", str(run), "--ckpt_path", "auto", "--trainer.max_epochs", "4"]
+    assert main(again) == 0
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    assert sum(event["event"] == "off_curve" for event in events) == 1

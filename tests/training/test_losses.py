@@ -139,3 +139,19 @@ def test_the_label_of_the_larger_share_is_what_top1_counts() -> None:
 def test_what_cannot_be_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserInputError, match=message):
         LossConfig(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "is_fine"),
+    # Of 10 classes, smoothed by 0.1: 0.1/10 = 0.01 for the others, 1 - 0.1 + 0.01 for its own.
+    [(0.0, False), (0.01, True), (0.2, True), (0.9, True), (0.91, False), (0.95, False)],
+)
+def test_a_threshold_that_makes_all_targets_equal_is_refused(
+    threshold: float, is_fine: bool
+) -> None:
+    config = LossConfig("bce", 0.1, threshold)
+    if is_fine:
+        config.check_classes(10)
+        return
+    with pytest.raises(UserInputError, match=r"they are 0\.01 or 0\.91; choose one between"):
+        config.check_classes(10)

@@ -147,6 +147,9 @@ def test_timms_names_are_read(name: str, meaning: IncreasingRand) -> None:
         ({"interpolation": "bilinaer"}, "Did you mean 'bilinear'"),
         ({"fill": (0, 256, 0)}, r"fill=\[0, 256, 0\] must be levels from 0 to 255"),
         ({"fill": ()}, "one for each channel"),
+        ({"magnitude": 3}, "magnitude=3 is for rand_augment, and model.policy.name is not set"),
+        ({"name": "rand-m7-inc1", "num_ops": 5}, "num_ops=5 is for rand_augment, and"),
+        ({"name": "trivial_augment_wide", "magnitude": 3}, "which would ignore it: leave"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments: dict[str, Any], message: str) -> None:

@@ -41,6 +41,7 @@ def with_value(section: str, name: str, value: object) -> dict[str, Any]:
     ("section", "name"),
     [
         ("", "run_dir"), ("", "runs_dir"), ("", "ckpt_path"), ("", "config"), ("", "output"),
+        ("", "expected"), ("", "device_prefetch"),
         ("trainer", "devices"), ("trainer", "num_nodes"), ("trainer", "accelerator"),
         ("trainer", "strategy"), ("trainer", "logger"), ("trainer", "log_every_n_steps"),
     ],

@@ -89,6 +89,7 @@ class ImageClassifier(LightningModule):
         std = std or channels_of(IMAGENET_STD, in_channels)
         _check_arguments(in_channels, mean, std)
         self.loss_config = LossConfig(loss, label_smoothing, target_threshold)
+        self.loss_config.check_classes(num_classes)
         self.augment = DeviceAugment(policy, erasing, mixing, in_channels, seed)
         if isinstance(model, str):
             model = create_model(model, num_classes, in_channels, **(model_options or {}))
@@ -257,8 +258,9 @@ class ImageClassifier(LightningModule):
             self.model, self.optimizer_config, self.global_batch_size, self.device
         )
         total_steps = int(self.trainer.estimated_stepping_batches)
-        epochs = self.trainer.max_epochs or 1
-        steps_per_epoch = max(1, total_steps // max(1, epochs))
+        # Not total_steps over epochs: `max_steps` cuts training short, not its epochs.
+        accumulate = self.trainer.accumulate_grad_batches
+        steps_per_epoch = max(1, int(self.trainer.num_training_batches) // accumulate)
 
         def factor(step: int) -> float:
             return lr_at(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import sys
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -35,6 +37,9 @@ class ExpectedCurve:
     source: str = ""
 
     def __post_init__(self) -> None:
+        # A saved configuration has been JSON, whose keys are texts.
+        points = {_number(epoch): _number(top1) for epoch, top1 in self.top1.items()}
+        object.__setattr__(self, "top1", points)
         for epoch, top1 in self.top1.items():
             if epoch <= 0 or not 0 <= top1 <= 1:
                 raise UserInputError(
@@ -62,6 +67,16 @@ class ExpectedCurve:
         return points[-1][1]
 
 
+def _number(value: object) -> float:
+    try:
+        return float(str(value))
+    except ValueError:
+        raise UserInputError(
+            f"expected.top1 has {value!r}, which is no number; it maps epochs to accuracies, such "
+            f"as {{90: 0.761}}."
+        ) from None
+
+
 def shortfall(newest: list[float], expected: float | None, tolerance: float) -> float | None:
     """Return how far a run lies below its curve; None where it does not, or too little is known.
 
@@ -74,6 +89,27 @@ def shortfall(newest: list[float], expected: float | None, tolerance: float) -> 
         return None
     below = expected - max(newest)
     return below if below > tolerance or math.isnan(below) else None
+
+
+def newest_evaluations(metrics: Path) -> list[tuple[int, float]]:
+    """Return (optimizer step, top-1) of the last `WINDOW` evaluations in a metrics table.
+
+    Args:
+        metrics: `metrics.csv` of a run; none of the file is none of them.
+    """
+    if not metrics.exists():
+        return []
+    found = []
+    with metrics.open(newline="") as file:
+        for row in csv.DictReader(file):
+            reached = [row[name] for name in ("val/top1", "val/ema_top1") if row.get(name)]
+            if reached:
+                found.append((int(row["step"]), max(map(float, reached))))
+    return found[-WINDOW:]
+
+
+def _steps_per_epoch(trainer: Trainer) -> float:
+    return max(1.0, trainer.num_training_batches / trainer.accumulate_grad_batches)
 
 
 class CurveWatch(Callback):
@@ -91,6 +127,13 @@ class CurveWatch(Callback):
         self._newest: deque[float] = deque(maxlen=WINDOW)
         self._is_off = False
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take up the evaluations of earlier starts, so that a resume changes no verdict."""
+        found = newest_evaluations(RunDir(trainer.default_root_dir).metrics)
+        self._newest = deque((top1 for _, top1 in found), maxlen=WINDOW)
+        expected = self.curve.at(found[-1][0] / _steps_per_epoch(trainer)) if found else None
+        self._is_off = shortfall(list(self._newest), expected, self.curve.tolerance) is not None
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the newest evaluation."""
         if trainer.sanity_checking or not trainer.is_global_zero or trainer.state.fn != "fit":
@@ -103,8 +146,7 @@ class CurveWatch(Callback):
         if not found:
             return
         self._newest.append(max(found))
-        steps_per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
-        epoch = trainer.global_step / max(1.0, steps_per_epoch)
+        epoch = trainer.global_step / _steps_per_epoch(trainer)
         expected = self.curve.at(epoch)
         below = shortfall(list(self._newest), expected, self.curve.tolerance)
         if below is not None and not self._is_off:

@@ -77,6 +77,23 @@ class LossConfig:
                 f"model.loss is {self.name!r}: set that to bce, or leave the threshold out."
             )
 
+    def check_classes(self, num_classes: int) -> None:
+        """Refuse a threshold that smoothed targets are all above, or all below.
+
+        Raises:
+            UserInputError: it is.
+        """
+        if self.target_threshold is None:
+            return
+        spread = self.label_smoothing / num_classes
+        least, most = spread, 1 - self.label_smoothing + spread
+        if not least <= self.target_threshold < most:
+            raise UserInputError(
+                f"model.target_threshold={self.target_threshold} would make all targets equal: "
+                f"with model.label_smoothing={self.label_smoothing:g} and {num_classes} classes "
+                f"they are {least:.4g} or {most:.4g}; choose one between, such as 0.2."
+            )
+
 
 def training_loss(logits: Tensor, targets: Targets, config: LossConfig) -> Tensor:
     """Return the mean loss of a micro-batch, a scalar in float32 or better.

@@ -46,6 +46,14 @@ class IncreasingRand(NamedTuple):
     probability: float = 0.5
 
 
+# Options that not every policy has, and which have them.
+_OWNERS = {
+    "num_ops": ("rand_augment",),
+    "magnitude": ("rand_augment",),
+    "num_magnitudes": ("rand_augment", "trivial_augment_wide"),
+}
+
+
 @dataclass(frozen=True)
 class PolicyConfig:
     """An augmentation policy over uint8 images, drawn for each image; off without a name.
@@ -98,6 +106,19 @@ class PolicyConfig:
                 f"model.policy.fill={list(self.fill)} must be levels from 0 to 255, one for each "
                 f"channel or one for all."
             )
+        self._check_owners()
+
+    def _check_owners(self) -> None:
+        for option, owners in _OWNERS.items():
+            value = getattr(self, option)
+            default = type(self).__dataclass_fields__[option].default
+            if self.name not in owners and value != default:
+                chosen = "not set" if self.name is None else self.name
+                raise UserInputError(
+                    f"model.policy.{option}={value} is for {' and '.join(owners)}, and "
+                    f"model.policy.name is {chosen}, which would ignore it: leave {option} out, or "
+                    f"choose another name."
+                )
 
     def check_channels(self, channels: int) -> None:
         """Refuse images that the operations are not defined for, or other fills than channels.

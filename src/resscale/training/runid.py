@@ -13,7 +13,17 @@ from resscale.errors import UserInputError
 from resscale.training.rundir import RunDir
 
 # Not part of what is trained: a run may go on elsewhere, on more ranks, with other displays.
-_PLACES = ("config", "run_dir", "ckpt_path", "runs_dir", "output", "num_threads")
+_PLACES = (
+    "config",
+    "run_dir",
+    "ckpt_path",
+    "runs_dir",
+    "output",
+    "num_threads",
+    "expected",
+    "device_prefetch",
+    "profile",
+)
 _TRAINER_PLACES = (
     "accelerator",
     "devices",
