@@ -31,10 +31,11 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback
-from overhead import MemoryLoader, PlainLoop, random_batches
+from overhead import PlainLoop
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from resscale.bench.synthetic import SyntheticLoader, synthetic_batches
 from resscale.cli_train import Session
 from resscale.training.classifier import ImageClassifier
 
@@ -84,13 +85,13 @@ class Turns(Callback):
     """
 
     def __init__(
-        self, module: ImageClassifier, loader: MemoryLoader, options: argparse.Namespace
+        self, module: ImageClassifier, loader: SyntheticLoader, options: argparse.Namespace
     ) -> None:
         self.blocks: dict[str, list[Block]] = {way: [] for way in WAYS}
         self.steps = options.steps
         self.images = options.steps * options.batch_size
         # Rank 0 takes more of them than `fit` does.
-        endless = MemoryLoader(loader.batches, sys.maxsize)
+        endless = SyntheticLoader(loader.batches, sys.maxsize)
         self.apart = PlainLoop(module, endless, options.precision)
         self.together = PlainLoop(module, endless, options.precision)
         self.watch: Stopwatch | None = None
@@ -147,7 +148,8 @@ def measure(options: argparse.Namespace, run_dir: str) -> tuple[Session, Turns]:
         "trainer.log_every_n_steps": options.steps,
     }
     session = Session("fit", [f"--{name}={value}" for name, value in arguments.items()])
-    loader = MemoryLoader(random_batches(options), total)
+    batches = synthetic_batches(options.batch_size, options.image_size, 3, options.num_classes)
+    loader = SyntheticLoader(batches, total)
     session.data.train_dataloader = lambda: loader  # type: ignore[assignment, method-assign, return-value]
     session.data._train_loader = loader  # type: ignore[assignment]
     turns = Turns(session.model, loader, options)

@@ -78,6 +78,8 @@ def test_the_commands_are_the_documented_ones() -> None:
         "submit",
         "runs",
         "doctor",
+        "plan",
+        "bench",
         "pack",
         "index",
         "inspect",
@@ -126,7 +128,7 @@ def test_an_unknown_command_suggests_the_nearest(capsys: pytest.CaptureFixture[s
     assert said.out == ""
     assert said.err == (
         "resscale: 'vaildate' is not a command; there are fit, validate, test, predict, "
-        "submit, runs, doctor, pack, index, inspect, models, report, export. "
+        "submit, runs, doctor, plan, bench, pack, index, inspect, models, report, export. "
         "Did you mean 'validate'?\n"
     )
 

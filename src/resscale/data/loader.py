@@ -261,11 +261,17 @@ def _next(batches: Iterator[Batch | ResscaleError]) -> Batch | ResscaleError | N
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise ResscaleError(
-            f"a process that reads samples is gone ({' '.join(str(error).split())}): somebody "
-            f"killed it, or the system did for lack of memory (its log says so). Lower "
-            f"data.num_workers if it was memory."
-        ) from error
+        reason = " ".join(str(error).split())
+        cause: Exception = error
+    except (ConnectionError, EOFError, FileNotFoundError) as error:
+        if not hasattr(batches, "_workers"):
+            raise  # read in this process
+        # Its last batch was announced, and the process was gone before the memory was fetched.
+        reason, cause = f"{type(error).__name__} while its last batch was fetched", error
+    raise ResscaleError(
+        f"a process that reads samples is gone ({reason}): somebody killed it, or the system did "
+        f"for lack of memory (its log says so). Lower data.num_workers if it was memory."
+    ) from cause
 
 
 def build_loader(dataset: ShardDataset, requests: Requests, options: WorkerOptions) -> _Loader:
