@@ -102,7 +102,8 @@ class EpochOrder:
 
         Only the partitions that the slice touches are evaluated.
         """
-        return self.batch_slices(range(step, step + 1), start, stop)[0]
+        ids: Int64 = self.batch_slices(range(step, step + 1), start, stop)[0]
+        return ids
 
     def batch_slices(self, steps: range, start: int, stop: int) -> Int64:
         """Return `batch_slice` of neighbouring steps: int64 array (len(steps), stop - start).
