@@ -41,12 +41,6 @@ class ProgressiveConfig:
                     "data.progressive.until_epoch ends the growth of images: name the size that "
                     "they begin at, --data.progressive.from_size, or leave it out."
                 )
-            if self.from_epoch or self.multiple != 32:
-                named = "from_epoch" if self.from_epoch else "multiple"
-                raise UserInputError(
-                    f"data.progressive.{named} says how images grow: name the size that they begin "
-                    f"at, --data.progressive.from_size, or leave it out."
-                )
             return
         if self.from_size < 1:
             raise UserInputError(f"data.progressive.from_size={self.from_size} must be at least 1.")

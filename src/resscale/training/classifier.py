@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -258,9 +259,10 @@ class ImageClassifier(LightningModule):
             self.model, self.optimizer_config, self.global_batch_size, self.device
         )
         total_steps = int(self.trainer.estimated_stepping_batches)
-        # Not total_steps over epochs: `max_steps` cuts training short, not its epochs.
-        accumulate = self.trainer.accumulate_grad_batches
-        steps_per_epoch = max(1, int(self.trainer.num_training_batches) // accumulate)
+        # `max_steps` cuts training short, not its epochs; without `max_epochs` it is one epoch.
+        batches = self.trainer.num_training_batches
+        steps = batches / self.trainer.accumulate_grad_batches
+        steps_per_epoch = max(1, int(steps) if math.isfinite(steps) else total_steps)
 
         def factor(step: int) -> float:
             return lr_at(
